@@ -1,0 +1,1 @@
+"""Run functions and tests as real jobs on clusters, from pytest."""

@@ -1,0 +1,1 @@
+"""One file per scheduler: its language, and nothing else."""

@@ -1,0 +1,1 @@
+"""The face towards the shell: ``clusterjobs VERB``."""

@@ -1,0 +1,1 @@
+"""Throw-away real clusters, for CI and for trying things."""

@@ -1,0 +1,1 @@
+"""What a job is: specification, resources, state, result, errors, units. Standard library only, no I/O."""

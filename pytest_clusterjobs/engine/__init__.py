@@ -1,0 +1,1 @@
+"""What keeps jobs going: payload, store, monitor, runs and jobs."""

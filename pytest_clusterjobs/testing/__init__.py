@@ -1,0 +1,1 @@
+"""What authors of backends need for their tests."""

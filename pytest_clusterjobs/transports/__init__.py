@@ -1,0 +1,1 @@
+"""How commands and files reach the place where a scheduler is spoken: this machine, or a login node."""
