@@ -1,0 +1,212 @@
+"""The contract between the engine and a scheduler. The conformance suite in ``testing`` is its executable form."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pytest_clusterjobs.core.spec import JobSpec
+from pytest_clusterjobs.core.state import JobStatus
+from pytest_clusterjobs.transports.base import Transport
+
+
+class Capability(enum.Enum):
+    """Something that a scheduler may or may not be able to do. What it cannot do is said, not faked."""
+
+    #: Many jobs of one shape in one submission.
+    ARRAYS = "job arrays"
+    #: ``partition`` / ``queue``.
+    PARTITIONS = "partitions"
+    #: ``account``, ``qos``.
+    ACCOUNTS = "accounts"
+    #: ``constraint``.
+    CONSTRAINTS = "node constraints"
+    #: ``time`` is enforced.
+    TIME_LIMIT = "time limits"
+    #: ``memory`` is enforced.
+    MEMORY_LIMIT = "memory limits"
+    #: ``nodes`` above 1.
+    MULTI_NODE = "several nodes"
+    #: ``gpus`` above 0.
+    GPUS = "GPUs"
+    #: ``modules``, ``prologue``, ``epilogue``.
+    SHELL = "shell lines around the job"
+    #: ``extra_args``, ``extra_directives``.
+    DIRECTIVES = "directives and submit arguments"
+    #: Jobs outlive the process that submitted them.
+    DETACHED = "jobs that outlive their client"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition or queue, as the scheduler describes it."""
+
+    #: Its name.
+    name: str
+    #: True when jobs that name none go there.
+    is_default: bool = False
+    #: Number of nodes, or None where unknown.
+    nodes: int | None = None
+    #: Largest time limit in seconds, or None for none or unknown.
+    max_time_s: float | None = None
+    #: "up" or the scheduler's word for why not.
+    status: str = "up"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a backend's probe found."""
+
+    #: The scheduler's version, e.g. ``slurm 22.05.8``.
+    version: str
+    #: Number of nodes, or None where unknown.
+    nodes: int | None = None
+    #: CPU cores of the largest node, or None where unknown.
+    cores_per_node: int | None = None
+    #: Number of GPUs in the whole cluster, or None where unknown.
+    gpus: int | None = None
+    #: Partitions or queues; empty where there are none.
+    partitions: tuple[Partition, ...] = ()
+    #: Anything else worth a line.
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """How to speak to a scheduler."""
+
+    #: Seconds after which a scheduler command is killed.
+    command_timeout_s: float = 30.0
+    #: The Python that runs the jobs.
+    python: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One submission: a job, or an array of jobs of one shape."""
+
+    #: ``cj-<run8>-<n>-<slug>``: unique, and how the submission is found again when its reply is lost.
+    name: str
+    #: What was asked for.
+    spec: JobSpec
+    #: The jobs' directories, absolute. One: a single job. More: an array, element i's is ``<directory>/<i>``.
+    directories: tuple[str, ...]
+    #: Where the script is kept: the job's directory, or the array's above its elements'.
+    directory: str
+    #: One for each job: a file to be made at the very end, holding the exit code.
+    markers: tuple[str, ...]
+    #: The runner, by path. ``python runner <job directory>`` runs the job.
+    runner: str
+    #: The Python that runs it.
+    python: str
+    #: The environment that the job inherits, before ``spec.env``.
+    environment: Mapping[str, str] = field(repr=False, default_factory=dict)
+    #: At most so many of an array's jobs at once, or None.
+    max_concurrent: int | None = None
+
+    @property
+    def is_array(self) -> bool:
+        """True when it is an array."""
+        return len(self.directories) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The scheduler's acceptance."""
+
+    #: Ids, one for each job of the submission, in order.
+    native_ids: tuple[str, ...]
+    #: The submit command, for people.
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A job as a bulk query shows it."""
+
+    #: The submission's name.
+    name: str
+    #: Where it is.
+    status: JobStatus
+
+
+class Backend(ABC):
+    """A scheduler's language. Stateless but for caches; any thread may call any method.
+
+    No method waits for a job. Each ends within a small multiple of ``settings.command_timeout_s``.
+    """
+
+    #: The name that users write; the module's name too.
+    name: ClassVar[str]
+    #: What it can do.
+    capabilities: ClassVar[frozenset[Capability]]
+    #: True: a query costs no command, and the listener is called at each change, so the engine need not poll.
+    has_push: ClassVar[bool] = False
+
+    def __init__(self, transport: Transport, settings: BackendSettings) -> None:
+        self.transport = transport
+        self.settings = settings
+
+    @abstractmethod
+    def check(self) -> BackendInfo:
+        """Ask the scheduler itself whether it can be used from here.
+
+        Raises:
+            BackendUnavailable: It cannot; the message says why (a binary missing, a controller not answering).
+        """
+
+    @abstractmethod
+    def submit(self, submission: Submission) -> Submitted:
+        """Hand over a job or an array.
+
+        Raises:
+            SubmitError: Refused, and would be refused again.
+            SubmitLimit: Refused for now.
+            SubmitUnknown: The reply was lost; the job may exist. Look its name up with `query`.
+            CommandNotFound: The submit command is missing.
+        """
+
+    @abstractmethod
+    def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
+        """Ask, in one query, about every job of ours whose name starts with ``name_prefix``.
+
+        Returns:
+            By native id. A job that the scheduler does not know is absent; absence says nothing about its end. A word
+            that we do not know is ``JobState.UNKNOWN``, with the word kept.
+
+        Raises:
+            BackendError: The scheduler did not answer. No job has changed state because of it.
+        """
+
+    @abstractmethod
+    def explain(self, native_id: str) -> JobStatus | None:
+        """Ask every other source about one job: its details, accounting. None when none knows it.
+
+        Raises:
+            BackendError: A source that should know did not answer.
+        """
+
+    @abstractmethod
+    def cancel(self, native_ids: Collection[str]) -> None:
+        """Cancel jobs in one go. Idempotent; a job that has ended or is unknown is no error. Empty: does nothing.
+
+        Raises:
+            BackendError: The scheduler did not answer.
+        """
+
+    def explain_sources(self) -> tuple[str, ...]:
+        """Name the sources that `explain` asks, for the message about a lost job."""
+        return ()
+
+    def array_limit(self) -> int:
+        """Give the largest number of jobs in one array; 1 where there are no arrays. May ask the scheduler once."""
+        return 1
+
+    def set_listener(self, listener: Callable[[], None]) -> None:  # noqa: B027 - only backends with push have one
+        """Have ``listener`` called, from any thread, whenever a job changes. Backends with push only."""
+
+    def close(self) -> None:  # noqa: B027 - most backends hold nothing
+        """Release what the backend holds: processes, connections. Idempotent."""
