@@ -25,7 +25,7 @@ class _Main(LazyGroup):
         try:
             return super().invoke(ctx)
         except (ConfigError, SpecError) as error:
-            raise click.UsageError(str(error), ctx) from error
+            raise click.UsageError(str(error)) from error
         except ClusterJobsError as error:
             if os.environ.get("CLUSTERJOBS_TRACEBACK"):
                 raise

@@ -25,6 +25,8 @@ from pytest_clusterjobs.clusters.base import ClusterBootError
 from pytest_clusterjobs.core.errors import ConfigError
 
 _RECORD = "cluster.json"
+# What slurm.conf takes as a path without quotes or a meaning of its own.
+_PLAIN = re.compile(r"[A-Za-z0-9/._@+~-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 # A Unix socket's path holds 107 bytes (unix(7)); daemons make theirs up to 35 bytes below the cluster's directory.
 _LONGEST = 70
@@ -121,7 +123,7 @@ def find(kind: str, name: str) -> Place | None:
     if os.path.lexists(entry):
         return Place(entry, entry.resolve())
     # The directory of clusters was removed by hand, the short one was not.
-    return Place(entry, _short(entry)) if _is_long(entry) and _short(entry).is_dir() else None
+    return Place(entry, _short(entry)) if not _is_usable(entry) and _short(entry).is_dir() else None
 
 
 def every(kind: str) -> list[Place]:
@@ -143,7 +145,7 @@ def create(kind: str, name: str, wanted: Path | None) -> Place:
         ClusterBootError: The directory cannot be made or is not ours.
     """
     entry = base_directory() / f"{kind}-{name}"
-    directory = Path(os.path.realpath(wanted)) if wanted is not None else _short(entry) if _is_long(entry) else entry
+    directory = Path(os.path.realpath(wanted)) if wanted is not None else entry if _is_usable(entry) else _short(entry)
     if wanted is not None:
         _check_wanted(directory)
     try:
@@ -161,14 +163,17 @@ def create(kind: str, name: str, wanted: Path | None) -> Place:
 
 
 def _check_wanted(directory: Path) -> None:
-    if _is_long(directory):
-        raise ConfigError(f"{directory} is too long for the daemons' sockets: at most {_LONGEST} bytes")
+    if not _is_usable(directory):
+        raise ConfigError(
+            f"{str(directory)!r} cannot hold a cluster: at most {_LONGEST} bytes, for the daemons' sockets, "
+            "and no blanks or other special characters, for their configuration files"
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"{directory} is not empty: name a directory that does not exist yet or is empty")
 
 
-def _is_long(directory: Path) -> bool:
-    return len(os.fsencode(directory)) > _LONGEST
+def _is_usable(directory: Path) -> bool:
+    return len(os.fsencode(directory)) <= _LONGEST and _PLAIN.fullmatch(str(directory)) is not None
 
 
 def _short_base() -> Path:

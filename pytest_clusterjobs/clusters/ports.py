@@ -65,24 +65,19 @@ def block(count: int, seed: str, taken: Collection[int]) -> Iterator[int]:
         if first in taken or (holder := claim(f"clusterjobs/ports/{first}")) is None:
             continue
         with holder:
-            if all(_is_free(port) for port in range(first, first + count)):
+            if not any(listens(port) for port in range(first, first + count)):
                 yield first
                 return
     raise ClusterBootError(f"no {count} free consecutive ports between {_FIRST} and {_LAST} on this machine")
 
 
-def _is_free(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether something listens on a port, without connecting: daemons log a connection that says nothing."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the daemons do: TIME_WAIT is no obstacle
+        # With SO_REUSEADDR, as the daemons have it, only a listener is in the way, not what closed lately (socket(7)).
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104 - never listens: only asks whether anybody does, on any address
         except OSError:
-            return False
-    return True
-
-
-def listens(port: int) -> bool:
-    """Tell whether something accepts connections on a loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+            return True
+    return False

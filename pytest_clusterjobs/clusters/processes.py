@@ -100,12 +100,13 @@ def _every() -> dict[int, Process]:
     return {pid: process for pid in pids if (process := read(pid)) is not None}
 
 
-def environment_of(pid: int) -> frozenset[bytes]:
-    """Give the ``KEY=value`` entries a process was started with; empty when it is gone or somebody else's."""
+def environment_of(pid: int) -> dict[str, str]:
+    """Give the environment a process was started with; {} when it is gone, somebody else's or overwritten."""
     try:
-        return frozenset(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
     except _GONE:
-        return frozenset()
+        return {}
+    return {key: value for key, _, value in (entry.partition("=") for entry in entries)}
 
 
 def first_argument(pid: int) -> bytes:
@@ -132,16 +133,17 @@ def _links(pid: int) -> Iterator[str]:
 def belonging(directory: Path, recognize: Callable[[int], bool]) -> list[Process]:
     """List the processes of a cluster: its daemons, what ``recognize`` knows, and all that descend from them.
 
-    This process and its ancestors are left out: ``down`` may well be called inside a job.
+    Raises:
+        ClusterBootError: We are one of them ourselves.
     """
     everyone = _every()
-    spared = _with_ancestors(os.getpid(), everyone)
-    mark = f"{MARKER}={directory}".encode()
     ours = {process.pid for process in recorded(directory).values() if process is not None}
-    ours |= {pid for pid in everyone if pid not in spared and (mark in environment_of(pid) or recognize(pid))}
+    ours |= {pid for pid in everyone if environment_of(pid).get(MARKER) == str(directory) or recognize(pid)}
     while more := {pid for pid, process in everyone.items() if process.parent in ours} - ours:
         ours |= more
-    return [everyone[pid] for pid in ours - spared if pid in everyone]
+    if ours & _with_ancestors(os.getpid(), everyone):
+        raise ClusterBootError("this process runs in a job of the very cluster it is to stop: do it from outside")
+    return [everyone[pid] for pid in ours if pid in everyone]
 
 
 def _with_ancestors(pid: int, everyone: Mapping[int, Process]) -> set[int]:
@@ -162,8 +164,10 @@ def end_all(find: Callable[[], Sequence[Process]], within_s: float) -> None:
     while left := find():
         for process in left:
             _kill(process)
-        while any(read(process.pid) == process for process in left) and time.monotonic() < deadline:
+        while any(_same(process) for process in left) and time.monotonic() < deadline:
             time.sleep(0.005)
+        for process in left:
+            _reap(process.pid)
         if time.monotonic() >= deadline:
             pids = ", ".join(str(process.pid) for process in left)
             raise ClusterBootError(
@@ -185,8 +189,12 @@ def _kill(process: Process) -> None:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         finally:
             os.close(handle)
-    with suppress(ChildProcessError):  # a daemon we started ourselves would stay a zombie until we end
-        os.waitpid(process.pid, os.WNOHANG)
+
+
+def _reap(pid: int) -> None:
+    """Let go of a child of ours that has ended: it would stay a zombie until we end too."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _same(process: Process) -> bool:

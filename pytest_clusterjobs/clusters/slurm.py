@@ -22,9 +22,17 @@ from typing import Any
 
 from pytest_clusterjobs.clusters import places, ports, processes
 from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster, nearest
-from pytest_clusterjobs.clusters.slurm_boot import Boot, clean_environment, find_programs, host_name, run, user_name
+from pytest_clusterjobs.clusters.slurm_boot import Boot
 from pytest_clusterjobs.clusters.slurm_conf import FIRST_NODE_PORT, Site, cgroup_conf, slurm_conf, slurmdbd_conf
 from pytest_clusterjobs.clusters.slurm_options import SlurmClusterOptions
+from pytest_clusterjobs.clusters.slurm_programs import (
+    NO_AUTH,
+    clean_environment,
+    find_programs,
+    host_name,
+    run,
+    user_name,
+)
 from pytest_clusterjobs.clusters.slurm_tick import tick_environment
 from pytest_clusterjobs.core.errors import ConfigError
 
@@ -78,7 +86,10 @@ def up(options: SlurmClusterOptions, *, asked: Collection[str] | None = None) ->
                 return _running(place, record)
             log.info("cluster %r: %s; starting afresh", options.name, trouble)
             _take_down(place)
-        return _boot(options)
+        try:
+            return _boot(options)
+        except OSError as error:
+            raise ClusterBootError(f"cannot start cluster {options.name!r}: {error}") from error
 
 
 def down(name: str) -> bool:
@@ -154,8 +165,7 @@ def _boot(options: SlurmClusterOptions) -> RunningCluster:
         with ports.block(count, str(place.directory), given_away) as first_port:
             record = places.Record(_KIND, options.name, socket.gethostname(), first_port, options.recorded())
             place.write(record)
-            cluster_name = "cj_" + re.sub(r"\W", "_", options.name.lower())
-            directory, version = place.directory, programs.version
+            directory, version, cluster_name = place.directory, programs.version, _cluster_name(options.name)
             site = Site(directory, cluster_name, first_port, user, host_name(), version, options.auth)
             _write_configuration(site, options)
             starting = Boot(site, programs, nodes=options.nodes, timeout_s=options.boot_timeout_s)
@@ -181,8 +191,10 @@ def _boot(options: SlurmClusterOptions) -> RunningCluster:
 def _start_everything(starting: Boot, options: SlurmClusterOptions, tick: Mapping[str, str]) -> None:
     if options.auth == "munge":
         starting.start_munge()
+    else:
+        log.warning("auth none: %s", NO_AUTH)
     if options.accounting:
-        starting.start_database(_cache() / "mariadb-empty")
+        starting.start_database(_cache())
     starting.start_controller(tick)
     starting.start_nodes()
     if options.accounting:
@@ -213,6 +225,10 @@ def _write_configuration(site: Site, options: SlurmClusterOptions) -> None:
             path.write_text(text)
 
 
+def _cluster_name(name: str) -> str:
+    return "cj_" + re.sub(r"\W", "_", name.lower())  # it becomes part of SQL table names
+
+
 def _cache() -> Path:
     return places.cache_directory() / "slurm"
 
@@ -226,7 +242,7 @@ def _check_cgroup(name: str) -> None:
     memory = _CGROUP_ROOT / "memory"
     if os.geteuid() != 0:
         raise ClusterBootError(
-            "cgroup limits need root: Slurm 22.05 cannot use a delegated hierarchy; leave out --cgroup"
+            "cgroup limits need root: Slurm cannot use a delegated cgroup v1 hierarchy; leave out --cgroup"
         )
     if not (memory / "memory.limit_in_bytes").exists() or not os.access(memory, os.W_OK):
         raise ClusterBootError(
@@ -243,7 +259,8 @@ def _check_cgroup(name: str) -> None:
 
 def _take_down(place: places.Place) -> None:
     """End every process of a cluster and remove what it left on disk."""
-    recognize = partial(_is_of_cluster, directory=place.directory)
+    cluster_name = _cluster_name(place.entry.name[len(_KIND) + 1 :])
+    recognize = partial(_is_of_cluster, directory=place.directory, cluster_name=cluster_name)
     if place.directory.exists():
         processes.end_all(lambda: processes.belonging(place.directory, recognize), _END_WITHIN_S)
     record = place.read()
@@ -252,16 +269,16 @@ def _take_down(place: places.Place) -> None:
     place.remove()
 
 
-def _is_of_cluster(pid: int, *, directory: Path) -> bool:
+def _is_of_cluster(pid: int, *, directory: Path, cluster_name: str) -> bool:
     """Tell whether a process is a Slurm daemon or part of a job of the cluster in a directory.
 
     slurmstepd writes its title over its environment, so it is known by its name together with its open files. What
-    runs in a job has SLURMD_NODENAME from slurmd, whatever it was submitted with; a shell that merely uses the cluster
-    has SLURM_CONF alone.
+    runs in a job has SLURMD_NODENAME from slurmd, whatever it was submitted with. A shell that merely uses the cluster
+    has SLURM_CONF alone; if that shell is itself in a job of the site's Slurm, the cluster's name is another.
     """
     environment = processes.environment_of(pid)
-    if f"SLURM_CONF={directory}/slurm.conf".encode() in environment:
-        return any(entry.startswith(b"SLURMD_NODENAME=") for entry in environment)
+    if environment.get("SLURM_CONF") == f"{directory}/slurm.conf":
+        return "SLURMD_NODENAME" in environment and environment.get("SLURM_CLUSTER_NAME", cluster_name) == cluster_name
     program = processes.first_argument(pid).rpartition(b"/")[2].partition(b":")[0]
     return program in _DAEMONS and processes.holds_files_in(pid, directory)
 
@@ -288,4 +305,4 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -153,6 +153,7 @@ _POLICY_LINES = [
     "JobRequeue=1",
     "ReturnToService=2",
     "MpiDefault=none",
+    "MailProg=/bin/true",  # a throw-away cluster writes to nobody
     "SwitchType=switch/none",
     "PropagateResourceLimits=NONE",
     "MaxArraySize=10001",

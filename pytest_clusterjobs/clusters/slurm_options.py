@@ -37,7 +37,7 @@ class SlurmClusterOptions:
     tick_ms: int | None = None
     #: More lines for slurm.conf; one with the key of a line of ours replaces it.
     conf_lines: tuple[str, ...] = ()
-    #: "munge", or "none": every local user can then submit as anybody.
+    #: "munge", or "none": whoever reaches this machine's ports can then run commands as us.
     auth: str = "munge"
     #: Where; None: in the directory of clusters.
     directory: Path | None = None

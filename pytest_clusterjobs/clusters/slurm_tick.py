@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_clusterjobs.clusters.base import ClusterBootError
-from pytest_clusterjobs.clusters.slurm_boot import clean_environment, run
+from pytest_clusterjobs.clusters.slurm_programs import clean_environment, run
 
 _SOURCE = Path(__file__).with_name("slurm_tick.c")
 
