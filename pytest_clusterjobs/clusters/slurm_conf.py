@@ -30,7 +30,7 @@ class Partition:
     """One partition over all nodes."""
 
     name: str
-    #: As Slurm writes it.
+    #: As Slurm writes it; it rounds up to whole minutes.
     max_time: str = _MAX_TIME
     #: PriorityTier: jobs of a higher one requeue jobs of a lower one when they need their place.
     tier: int = _TIER
