@@ -123,10 +123,13 @@ class Boot:
     def add_account(self) -> None:
         """Give our user an account, with which jobs are recorded."""
         sacctmgr = self._programs.paths["sacctmgr"]
-        user = self._site.user
+        clusters = [sacctmgr, "-n", "-P", "list", "cluster", "format=cluster,controlport"]
+        registered = f"{self._site.cluster_name}|{self._site.first_port + CONTROLLER_PORT}"
+        # slurmctld takes jobs a moment before slurmdbd knows of it, and until then sacctmgr refuses to add anything.
+        self._wait("slurmctld", "its name to slurmdbd", lambda: registered in run(clusters, self.environment).stdout)
         for what in (
             ["account", "test", "Description=test", "Organization=test"],
-            ["user", user, "Account=test", "AdminLevel=Admin"],
+            ["user", self._site.user, "Account=test", "AdminLevel=Admin"],
         ):
             added = run([sacctmgr, "-i", "add", *what], self.environment)
             if added.returncode != 0:
