@@ -205,8 +205,8 @@ class Backend(ABC):
         """Give the largest number of jobs in one array; 1 where there are no arrays. May ask the scheduler once."""
         return 1
 
-    def set_listener(self, listener: Callable[[], None]) -> None:  # noqa: B027 - only backends with push have one
-        """Have ``listener`` called, from any thread, whenever a job changes. Backends with push only."""
+    def set_listener(self, listener: Callable[[str], None]) -> None:  # noqa: B027 - only backends with push have one
+        """Have ``listener(native_id)`` called, from any thread, whenever a job changes. Backends with push only."""
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing
         """Release what the backend holds: processes, connections. Idempotent."""

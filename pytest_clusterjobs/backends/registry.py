@@ -69,7 +69,9 @@ def _factory(name: str) -> BackendFactory:
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the backend {name!r} is announced as {target!r}, which cannot be loaded: {error}") from error
+        raise ConfigError(
+            f"the backend {name!r} is announced as {target!r}, which cannot be loaded: {error}"
+        ) from error
 
 
 def _entry_points() -> dict[str, str]:

@@ -223,7 +223,7 @@ def run_split(
 
 def _run_part(part: int, home: List[str]) -> Tuple[Dict[str, Any], Segments]:
     assert _split_call is not None  # noqa: S101 - set before the fork
-    return run_function(lambda: _split_call(part), home)  # type: ignore[misc]
+    return run_function(lambda: _split_call(part), home)
 
 
 # ---------------------------------------------------------------- packing
@@ -234,12 +234,10 @@ def load_cloudpickle(lib: str) -> Any:
     if "cloudpickle" not in sys.modules:
         sys.path.insert(0, lib)
         try:
-            import cloudpickle
+            import cloudpickle  # noqa: F401 - for its entry in sys.modules
         finally:
             sys.path.remove(lib)
-    import cloudpickle  # noqa: F811 - now from sys.modules
-
-    return cloudpickle
+    return sys.modules["cloudpickle"]
 
 
 def load_checked(part: Dict[str, Any]) -> Any:
@@ -257,13 +255,13 @@ def dumps(value: Any, home: List[str]) -> bytes:
 
     modules = frozenset(home)
 
-    class HomewardPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class HomewardPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, (type, types.FunctionType)) and obj.__module__ in modules:
-                if "<" not in obj.__qualname__:
-                    import pkgutil
+            named = isinstance(obj, (type, types.FunctionType)) and "<" not in obj.__qualname__
+            if named and obj.__module__ in modules:
+                import pkgutil
 
-                    return pkgutil.resolve_name, ("{}:{}".format(obj.__module__, obj.__qualname__),)
+                return pkgutil.resolve_name, ("{}:{}".format(obj.__module__, obj.__qualname__),)
             return super().reducer_override(obj)
 
     buffer = io.BytesIO()
@@ -305,7 +303,7 @@ def pack_exception(error: BaseException, home: List[str]) -> Tuple[Dict[str, Any
     if not is_pytest_outcome(error):
         sys.stderr.write(text)
     code = error.code if isinstance(error, SystemExit) else EXIT_EXCEPTION
-    header = {"outcome": "exception", "chain": chain, "traceback": text}
+    header = {"outcome": "exception", "chain": chain, "traceback": text}  # type: Dict[str, Any]
     header["exit_code"] = code if isinstance(code, int) else 0 if code is None else EXIT_EXCEPTION
     return header, segments
 
@@ -337,18 +335,31 @@ def _resolves_only_at_home(error: BaseException, home: List[str]) -> bool:
 
 def describe_exception(error: BaseException, link: str) -> Dict[str, Any]:
     """Describe one exception of a chain in JSON types."""
-    frames = []
-    for frame, lineno in traceback.walk_tb(without_own_frames(error.__traceback__)):
-        code = frame.f_code
-        frames.append([code.co_filename, code.co_name, code.co_firstlineno, lineno])
+    frames = []  # type: List[List[Any]]
+    tb = without_own_frames(error.__traceback__)
+    while tb is not None and len(frames) < _MAX_FRAMES:
+        code = tb.tb_frame.f_code
+        frames.append([code.co_filename, code.co_name, code.co_firstlineno, tb.tb_lineno, columns(tb)])
+        tb = tb.tb_next
     return {
         "link": link,
         "type": type(error).__qualname__,
         "module": type(error).__module__,
         "message": str_of(error),
         "notes": [str(note) for note in getattr(error, "__notes__", [])],
-        "frames": frames[:_MAX_FRAMES],
+        "frames": frames,
     }
+
+
+def columns(tb: Any) -> Optional[List[Optional[int]]]:
+    """Give end line, column and end column of where a frame stands, if this Python knows (from 3.11 on)."""
+    positions = getattr(tb.tb_frame.f_code, "co_positions", None)
+    if positions is None:
+        return None
+    for index, (_, end_line, column, end_column) in enumerate(positions()):
+        if index == tb.tb_lasti // 2:
+            return [end_line, column, end_column]
+    return None
 
 
 def without_own_frames(tb: Any) -> Any:
@@ -393,9 +404,10 @@ def _prepare_assertions() -> None:
         from _pytest.config import get_config
 
         config = get_config()
-        config.parse(["-p", "no:cacheprovider", "-p", "no:clusterjobs", "-c", os.devnull, "--rootdir", os.getcwd()] + (
-            ["-" + "v" * int(os.environ["CLUSTERJOBS_VERBOSITY"])] if "CLUSTERJOBS_VERBOSITY" in os.environ else []
-        ))
+        config.parse(
+            ["-p", "no:cacheprovider", "-p", "no:clusterjobs", "-c", os.devnull, "--rootdir", os.getcwd()]
+            + (["-" + "v" * int(os.environ["CLUSTERJOBS_VERBOSITY"])] if "CLUSTERJOBS_VERBOSITY" in os.environ else [])
+        )
         item = types.SimpleNamespace(config=config, ihook=config.hook)
         hook = assertion.pytest_runtest_protocol(item)  # type: ignore[arg-type]
         next(hook)
@@ -410,7 +422,7 @@ _kept = []  # type: List[Any]
 
 def start_facts(started_at: float) -> Dict[str, Any]:
     """Tell what the node really gives: seen here, not read from what was asked for."""
-    facts = {
+    return {
         "node": platform.node(),
         "pid": os.getpid(),
         "started_at": started_at,
@@ -426,12 +438,11 @@ def start_facts(started_at: float) -> Dict[str, Any]:
             if name.startswith(_SCHEDULER_PREFIXES) or name in _SCHEDULER_NAMES
         },
     }
-    return facts
 
 
 def cgroup_limits() -> Dict[str, str]:
     """Read the memory and CPU limits of this process's control groups, version 1 and 2."""
-    found = {}
+    found = {}  # type: Dict[str, str]
     for line in _lines("/proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -489,8 +500,6 @@ def write_atomically(path: str, *parts: bytes, fsync: bool) -> None:
         if fsync:
             os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
 
 
 if __name__ == "__main__":

@@ -73,6 +73,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def read_first_line(self, path: str) -> bytes | None:
+        """Give a file's first line without its end; None when there is no such file.
+
+        Raises:
+            StoreError: It is there and cannot be read.
+        """
+
+    @abstractmethod
     def list_names(self, path: str) -> list[str]:
         """Give the names in a directory, in no order; [] when there is no such directory."""
 

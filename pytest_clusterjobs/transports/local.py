@@ -89,6 +89,15 @@ class LocalTransport(Transport):
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
 
+    def read_first_line(self, path: str) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                return file.readline().rstrip(b"\n")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+
     def list_names(self, path: str) -> list[str]:
         try:
             return os.listdir(path)

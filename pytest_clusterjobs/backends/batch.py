@@ -1,0 +1,216 @@
+"""What command-line schedulers have in common: a script, a submit command, a bulk query, a cancel command.
+
+A scheduler's file is a state table and six pure text functions. `shell_body` is the part of the script that is the same
+everywhere: it claims the job, announces its start, runs the runner, and writes the exit code even when Python dies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+from pytest_clusterjobs.backends.base import Backend, QueuedJob, Submission, Submitted
+from pytest_clusterjobs.core.errors import (
+    BackendUnavailable,
+    CommandError,
+    CommandNotFound,
+    CommandTimeout,
+    SpecError,
+    SubmitUnknown,
+)
+from pytest_clusterjobs.transports.base import CommandResult
+
+SCRIPT = "script.sh"
+ENVIRONMENT = "environment.sh"
+
+#: Exit code of the script when a module cannot be loaded.
+EXIT_MODULE = 96
+
+_MODULE_INIT = """\
+if ! type module >/dev/null 2>&1; then
+  for cj_init in /etc/profile.d/{lmod,modules}.sh /usr/share/lmod/lmod/init/bash /usr/share/modules/init/bash; do
+    [ -r "$cj_init" ] && . "$cj_init" && break
+  done
+fi"""
+
+_RUN = """\
+cj_child= cj_signal=
+cj_on_signal() { cj_signal=$1; [ -z "$cj_child" ] || kill -s "$1" "$cj_child" 2>/dev/null; }
+trap 'cj_on_signal TERM' TERM
+trap 'cj_on_signal INT' INT
+trap 'cj_on_signal XCPU' XCPU"""
+
+_WAIT = """\
+cj_child=$!
+while :; do
+  wait "$cj_child"
+  cj_code=$?
+  kill -0 "$cj_child" 2>/dev/null || break
+done"""
+
+
+def shell_body(submission: Submission, native_id: str, index: str) -> list[str]:
+    """Give the lines of a job script below its directives, for bash.
+
+    Args:
+        submission: What is run.
+        native_id: A shell expression for the scheduler's id of this very job.
+        index: A shell expression for the element's number in an array, from 0.
+    """
+    quote = shlex.quote
+    element = f"/{index}" if submission.is_array else ""
+    mark = (
+        quote(submission.markers[0].removesuffix("0")) + index if submission.is_array else quote(submission.markers[0])
+    )
+    lines = [
+        "umask 077",
+        f"cj_dir={quote(submission.directory)}{element}",
+        f"cj_mark={mark}",
+        f"export CLUSTERJOBS_NATIVE_ID={native_id}",
+        *([f"export CLUSTERJOBS_ARRAY_INDEX={index}"] if submission.is_array else []),
+        "# One submission runs once: a second copy, made when a reply was lost, finds the claim taken and leaves.",
+        '{ set -C; echo "$CLUSTERJOBS_NATIVE_ID" >"$cj_dir/claim"; } 2>/dev/null || {',
+        '  read -r cj_owner <"$cj_dir/claim" && [ "$cj_owner" = "$CLUSTERJOBS_NATIVE_ID" ] || exit 0',
+        "}",
+        "set +C",
+        """trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT""",
+        ': >"$cj_mark.start"',
+        f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
+        _RUN,
+    ]
+    if submission.spec.modules:
+        lines += [_MODULE_INIT, *(_load_module(name) for name in submission.spec.modules)]
+    lines += [
+        *submission.spec.prologue,
+        '[ -z "$cj_signal" ] || exit 143',
+        f'{quote(submission.python)} -u {quote(submission.runner)} "$cj_dir" &',
+        _WAIT,
+    ]
+    if submission.spec.epilogue:
+        lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
+    return [*lines, 'exit "$cj_code"']
+
+
+def environment_text(environment: Mapping[str, str]) -> str:
+    """Give the shell lines that export variables; kept in a file of their own, so that no script holds a value."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+
+
+def _load_module(name: str) -> str:
+    complaint = shlex.quote(f"clusterjobs: cannot load the environment module {name}")
+    return f"module load {shlex.quote(name)} || {{ echo {complaint} >&2; exit {EXIT_MODULE}; }}"
+
+
+class BatchBackend(Backend):
+    """A scheduler that is spoken to by commands."""
+
+    #: Environment variables with these prefixes would change what the commands do or print.
+    foreign_prefixes: ClassVar[tuple[str, ...]] = ()
+    #: Those among them that say where the scheduler is.
+    needed_variables: ClassVar[frozenset[str]] = frozenset()
+    #: What a native id looks like.
+    id_pattern: ClassVar[re.Pattern[str]]
+    #: How many ids go on one command line.
+    ids_per_command: ClassVar[int] = 500
+
+    @abstractmethod
+    def render_script(self, submission: Submission) -> str:
+        """Give the job script: shebang, directives, body. Pure."""
+
+    @abstractmethod
+    def submit_argv(self, submission: Submission, script: str) -> list[str]:
+        """Give the submit command for a script's path. Pure."""
+
+    @abstractmethod
+    def parse_submit(self, result: CommandResult, count: int) -> tuple[str, ...]:
+        """Give the native ids of ``count`` jobs from what the submit command said. Pure.
+
+        Raises:
+            SubmitError: Refused.
+            SubmitLimit: Refused for now.
+            SubmitUnknown: Nobody knows.
+        """
+
+    @abstractmethod
+    def poll_argv(self, name_prefix: str) -> list[str]:
+        """Give the command that tells about all our jobs. Pure."""
+
+    @abstractmethod
+    def parse_poll(self, text: str, name_prefix: str) -> dict[str, QueuedJob]:
+        """Read what it printed; only jobs whose name starts with ``name_prefix``. Pure."""
+
+    @abstractmethod
+    def cancel_argv(self, native_ids: Sequence[str]) -> list[str]:
+        """Give the command that cancels jobs. Pure."""
+
+    @abstractmethod
+    def is_harmless_cancel(self, stderr: str) -> bool:
+        """Tell whether a failed cancel command only says that a job has ended already. Pure."""
+
+    def submit(self, submission: Submission) -> Submitted:
+        script = os.path.join(submission.directory, SCRIPT)
+        self.transport.write(script, self.render_script(submission).encode(), executable=True)
+        environment = environment_text(submission.spec.env).encode()
+        self.transport.write(os.path.join(submission.directory, ENVIRONMENT), environment)
+        argv = self.submit_argv(submission, script)
+        command = shlex.join(argv)
+        try:
+            result = self.run(argv, env=self.clean(submission.environment))
+        except CommandTimeout as error:
+            message = f"{argv[0]} did not answer within {self.settings.command_timeout_s:g} s"
+            raise SubmitUnknown(message, self.name, command, error.stderr) from error
+        return Submitted(self.parse_submit(result, len(submission.directories)), command)
+
+    def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
+        result = self.run(self.poll_argv(name_prefix))
+        self.require_success(result, "cannot ask the scheduler about its jobs")
+        return self.parse_poll(result.stdout, name_prefix)
+
+    def cancel(self, native_ids: Collection[str]) -> None:
+        for native_id in native_ids:
+            if not self.id_pattern.fullmatch(native_id):
+                raise SpecError(f"{native_id!r} is no {self.name} job id of ours")
+        ids = sorted(native_ids)
+        for start in range(0, len(ids), self.ids_per_command):
+            result = self.run(self.cancel_argv(ids[start : start + self.ids_per_command]))
+            if result.returncode and not self.is_harmless_cancel(result.stderr):
+                self.require_success(result, "cannot cancel jobs")
+
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CommandResult:
+        """Run a scheduler command with a time limit and without variables that would change what it does."""
+        environment = self.clean(os.environ) if env is None else env
+        try:
+            return self.transport.run(argv, self.settings.command_timeout_s, env=environment)
+        except CommandNotFound as error:
+            raise CommandNotFound(str(error.args[0]), self.name, error.command) from None
+
+    def clean(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Leave out of an environment what would change the scheduler's commands."""
+        kept = {name: value for name, value in environment.items() if not name.startswith(self.foreign_prefixes)}
+        kept.update((name, os.environ[name]) for name in self.needed_variables if name in os.environ)
+        return kept
+
+    def require_success(self, result: CommandResult, what: str) -> None:
+        """Raise `CommandError` unless a command succeeded."""
+        if result.returncode:
+            message = f"{what}: exit code {result.returncode}"
+            raise CommandError(message, self.name, shlex.join(result.argv), result.stderr or result.stdout)
+
+    def run_for_check(self, argv: Sequence[str], what: str) -> str:
+        """Run a command of the probe and give what it printed.
+
+        Raises:
+            BackendUnavailable: It is missing, failed, or did not answer.
+        """
+        try:
+            result = self.run(argv)
+            self.require_success(result, what)
+        except CommandNotFound as error:
+            raise BackendUnavailable(str(error.args[0]), self.name) from None
+        except CommandError as error:
+            raise BackendUnavailable(str(error.args[0]), self.name, error.command, error.stderr) from None
+        return result.stdout

@@ -1,0 +1,159 @@
+"""The end of a run: one bulk cancel, a leak check by name, directories removed or kept and listed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_clusterjobs.backends.base import Backend
+from pytest_clusterjobs.backends.batch import ENVIRONMENT
+from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.core.record import JobRecord
+from pytest_clusterjobs.core.state import ExitReason, JobState
+from pytest_clusterjobs.engine import verdict
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.engine.run import Run
+
+# How long cancelled jobs may take to leave the queue before they are reported.
+_GONE_S = 15.0
+_LOOK_AGAIN_S = 0.3
+
+
+@dataclass(slots=True)
+class CloseReport:
+    """What was left at the end of a run, and what became of it."""
+
+    #: Jobs that had not ended and were cancelled.
+    cancelled: list[JobRecord] = field(default_factory=list)
+    #: Native ids of jobs that the leak check found and that would not go, with their backend.
+    leaked: list[str] = field(default_factory=list)
+    #: Directories that were kept.
+    kept: list[str] = field(default_factory=list)
+    #: Trouble with schedulers.
+    problems: list[str] = field(default_factory=list)
+
+
+def close(run: Run, report: CloseReport) -> None:
+    """Do all of it. Nothing here stops at an error; each is put into the report."""
+    left = run.unfinished()
+    for tracked in left:
+        tracked.cancel_reason = tracked.cancel_reason or ExitReason.CANCELLED
+        tracked.cancel_detail = tracked.cancel_detail or "the run ended"
+        report.cancelled.append(tracked.job.record)
+    for backend in run.open_backends():
+        ids = [tracked.job.native_id for tracked in left if tracked.backend is backend and tracked.accepted is not None]
+        if backend.has_push:
+            _guarded(report, backend, ids)
+        elif any(record.backend == backend.name for record in run.records):
+            _guarded(report, backend, ids)
+            report.leaked += wait_until_gone(run, backend, report.problems, own_prefix(run))
+    run.settle()
+    for tracked in run.unfinished():
+        reason = tracked.cancel_reason or ExitReason.CANCELLED
+        run.end(tracked, verdict.Verdict(JobState.CANCELLED, reason, tracked.cancel_detail), None)
+    run.stop_threads()
+    for backend in run.open_backends():
+        backend.close()
+    report.problems += run.problems
+    _tidy(run, report)
+
+
+def own_prefix(run: Run) -> str:
+    """Give the beginning of the names of this worker's own jobs."""
+    return f"cj-{run.run_id}-" if run.worker == "main" else f"cj-{run.run_id}-{run.worker}."
+
+
+def _guarded(report: CloseReport, backend: Backend, ids: list[str]) -> None:
+    try:
+        backend.cancel(ids)
+    except ClusterJobsError as error:
+        report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error}")
+
+
+def wait_until_gone(run: Run, backend: Backend, problems: list[str], prefix: str) -> list[str]:
+    """Cancel every living job whose name starts with ``prefix`` until none is left; gives those that would not go."""
+    deadline = time.monotonic() + _GONE_S
+    pause, living = _LOOK_AGAIN_S, ["?"]
+    while living and time.monotonic() < deadline:
+        try:
+            found = backend.query(prefix)
+            living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
+            # A job that ends by itself at this moment needs no cancel, only a little time.
+            if living:
+                backend.cancel(living)
+        except ClusterJobsError as error:
+            problems.append(f"{backend.name}: cannot tell whether jobs were left: {error}")
+            return []
+        if living:
+            time.sleep(pause)
+            pause = min(2.0, pause * 1.5)
+    return [f"{backend.name}:{native_id}" for native_id in living]
+
+
+def adopt(run: Run, worker: str) -> list[str]:
+    """Cancel what a killed worker of the run left, found by the journal it wrote and by its jobs' names."""
+    journal = os.path.join(run.directory, worker, "journal.jsonl")
+    names = {str(line.get("backend")) for line in journal_lines(run, journal) if line.get("event") == "intent"}
+    gone = []
+    for name in sorted(names):
+        backend = run.backend(name)
+        if backend.has_push:
+            continue  # its jobs died with it
+        prefix = f"cj-{run.run_id}-{worker}."
+        try:
+            found = backend.query(prefix)
+            living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
+            backend.cancel(living)
+        except ClusterJobsError as error:
+            run.note_problem(f"{name}: cannot cancel what {worker} left: {error}")
+            continue
+        gone += [f"{name}:{native_id}" for native_id in living]
+    run.store.transport.remove(os.path.join(run.directory, "shared", f"room.{worker}"))
+    return gone
+
+
+def journal_lines(run: Run, path: str) -> Iterable[dict[str, object]]:
+    """Give a journal's lines; one that was cut off by a crash is left out."""
+    import json
+
+    data = run.store.transport.read(path) or b""
+    for line in data.decode(errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _tidy(run: Run, report: CloseReport) -> None:
+    if not run.store.exists:
+        return
+    for record in run.records:
+        record.is_kept = _is_kept(run, record)
+        if record.is_kept:
+            report.kept.append(record.directory)
+    kept = tuple(report.kept)
+    for name in run.store.transport.list_names(run.store.directory):
+        path = os.path.join(run.store.directory, name)
+        if not any(each == path or each.startswith(path + os.sep) for each in kept):
+            if name != "journal.jsonl":
+                run.store.transport.remove(path)
+        else:
+            run.store.transport.remove(os.path.join(path, ENVIRONMENT))  # values of env do not stay
+            for element in run.store.transport.list_names(path):
+                inner = os.path.join(path, element)
+                if element.isdigit() and os.path.isdir(inner) and inner not in kept:
+                    run.store.transport.remove(inner)
+    run.store.close(keep=bool(kept))
+    if run.worker == "main":
+        run.store.remove_run()
+
+
+def _is_kept(run: Run, record: JobRecord) -> bool:
+    policy = record.spec.keep or run.settings.keep
+    if policy == "failed":
+        return record.state is not JobState.COMPLETED or record.test_id in run.failed_tests
+    return policy == "always"
