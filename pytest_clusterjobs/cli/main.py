@@ -15,6 +15,11 @@ from pytest_clusterjobs.core.errors import ClusterJobsError, ConfigError, SpecEr
 
 #: Verb -> (where its command is, its line in --help). A new verb is a module beside this one and a row here.
 VERBS = {
+    "check": (
+        "pytest_clusterjobs.cli.check:check",
+        "Tell which backends can be used from here, and why not the others.",
+    ),
+    "reap": ("pytest_clusterjobs.cli.reap:reap", "Cancel what dead runs left, and remove their directories."),
     "up": ("pytest_clusterjobs.cli.up:up", "Start a throw-away cluster on this machine."),
     "down": ("pytest_clusterjobs.cli.down:down", "Stop throw-away clusters and remove what they left."),
 }

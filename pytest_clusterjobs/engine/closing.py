@@ -50,7 +50,7 @@ def close(run: Run, report: CloseReport) -> None:
             _guarded(report, backend, ids)
         elif any(record.backend == backend.name for record in run.records):
             _guarded(report, backend, ids)
-            report.leaked += wait_until_gone(run, backend, report.problems, own_prefix(run))
+            report.leaked += wait_until_gone(backend, report.problems, own_prefix(run))
     run.settle()
     for tracked in run.unfinished():
         reason = tracked.cancel_reason or ExitReason.CANCELLED
@@ -74,7 +74,7 @@ def _guarded(report: CloseReport, backend: Backend, ids: list[str]) -> None:
         report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error}")
 
 
-def wait_until_gone(run: Run, backend: Backend, problems: list[str], prefix: str) -> list[str]:
+def wait_until_gone(backend: Backend, problems: list[str], prefix: str) -> list[str]:
     """Cancel every living job whose name starts with ``prefix`` until none is left; gives those that would not go."""
     deadline = time.monotonic() + _GONE_S
     pause, living = _LOOK_AGAIN_S, ["?"]

@@ -53,8 +53,8 @@ def traceback_of(frames: list[list[Any]]) -> types.TracebackType | None:
     """Make a traceback that looks as if the frames had been here.
 
     Args:
-        frames: ``[filename, function name, its first line, line, [end line, column, end column]]`` from the outermost to
-            the innermost; the last item is None where the node's Python knows no columns.
+        frames: ``[file name, function name, its first line, line, [end line, column, end column]]``, outermost first;
+            the last item is None where the node's Python knows no columns.
     """
     traceback: types.TracebackType | None = None
     for filename, function, first_line, line, span in reversed(frames):

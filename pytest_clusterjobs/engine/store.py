@@ -220,6 +220,9 @@ class Store:
         self.transport.remove(os.path.join(self.root, "shared"))
         if set(self.transport.list_names(self.root)) <= {"node", RUN_FILE}:
             self.transport.remove(self.root)
+        elif (facts := self.read_json(os.path.join(self.root, RUN_FILE))) is not None:
+            facts["is_closed"] = True  # what is left is kept by policy: not for the reaper
+            self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(facts).encode())
         _remove_empty_workdir(os.path.dirname(self.root))
 
 
@@ -234,6 +237,7 @@ def run_facts(run_id: str) -> dict[str, Any]:
         "boot_id": boot_id(),
         "uid": os.getuid(),
         "cwd": os.getcwd(),
+        "is_closed": False,
     }
 
 

@@ -1,0 +1,50 @@
+"""``clusterjobs check``: which backends can be used from here, and why not the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+
+import click
+
+from pytest_clusterjobs.backends import registry
+from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.engine.run import Probe, Run
+
+
+@click.command()
+@click.argument("backends", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def check(backends: tuple[str, ...], as_json: bool) -> None:
+    """Ask BACKENDS, or all, whether they can be used from here.
+
+    Exits with 0 when all those named can, or, without a name, when any can; else with 1.
+    """
+    chosen = [registry.require(name) for name in backends] or list(registry.names())
+    with tempfile.TemporaryDirectory(prefix="clusterjobs-check-") as folder:
+        run = Run(Settings(workdir=folder))
+        probes = [run.probe(name) for name in chosen]
+        run.close()
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(probe) for probe in probes], indent=2))
+    else:
+        _table(probes)
+    answers = [probe.is_available for probe in probes]
+    raise SystemExit(0 if (all(answers) if backends else any(answers)) else 1)
+
+
+def _table(probes: list[Probe]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("backend", "usable", "version", "nodes", "partitions", "why not"):
+        table.add_column(heading, overflow="fold")
+    for probe in probes:
+        info = probe.info
+        partitions = ", ".join(each.name + ("*" if each.is_default else "") for each in info.partitions) if info else ""
+        nodes = "" if info is None or info.nodes is None else str(info.nodes)
+        version = info.version if info else ""
+        table.add_row(probe.name, "yes" if probe.is_available else "no", version, nodes, partitions, probe.reason)
+    Console().print(table)

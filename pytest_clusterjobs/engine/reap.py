@@ -1,0 +1,114 @@
+"""Clean up after runs whose process is dead: cancel their jobs by token, on any backend; remove their directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_clusterjobs.backends import registry
+from pytest_clusterjobs.backends.base import BackendSettings
+from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.engine.closing import wait_until_gone
+from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, boot_id, process_start
+from pytest_clusterjobs.transports.local import LocalTransport
+
+
+@dataclass(slots=True)
+class ReapReport:
+    """What was found of one run and what became of it."""
+
+    #: The run.
+    run_id: str
+    #: Its directory, "" when it was named by its id alone.
+    directory: str = ""
+    #: "dead", or why it was left alone.
+    status: str = "dead"
+    #: Jobs that lived and were cancelled, as ``backend:native id``.
+    cancelled: list[str] = field(default_factory=list)
+    #: Jobs that would not go.
+    left: list[str] = field(default_factory=list)
+    #: Trouble with schedulers; the directory is then kept for another try.
+    problems: list[str] = field(default_factory=list)
+    #: True when its directory was removed.
+    is_removed: bool = False
+
+
+def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) -> list[ReapReport]:
+    """Reap every dead run below a work directory; living ones are left alone and reported.
+
+    Args:
+        workdir: The directory that holds the runs' directories.
+        keep: Leave the directories.
+        kept_too: Also remove what runs that ended in order have kept.
+    """
+    transport = LocalTransport()
+    reports = []
+    for name in sorted(transport.list_names(workdir)):
+        directory = os.path.join(workdir, name)
+        data = transport.read(os.path.join(directory, RUN_FILE)) if os.path.isdir(directory) else None
+        if data is None:
+            continue
+        facts = json.loads(data)
+        report = ReapReport(name, directory, why_spared(facts) or "dead")
+        reports.append(report)
+        if report.status == "dead" or (kept_too and facts.get("is_closed")):
+            for backend in _backends_of(transport, directory):
+                _reap_backend(backend, report)
+            if not keep and not report.problems and not report.left:
+                transport.remove(directory)
+                report.is_removed = True
+    if not keep and set(transport.list_names(workdir)) <= {".gitignore"}:
+        transport.remove(workdir)
+    return reports
+
+
+def reap_run(run_id: str, backends: list[str]) -> ReapReport:
+    """Cancel the jobs of one run by their names alone, where its directory is gone or not seen from here."""
+    report = ReapReport(run_id)
+    for name in backends:
+        _reap_backend(name, report)
+    return report
+
+
+def why_spared(facts: dict[str, Any]) -> str:
+    """Say why a run is to be left alone, or "" when its process died without ending it."""
+    if facts.get("is_closed"):
+        return "ended in order; its directory holds what was kept"
+    if facts["host"] != socket.gethostname():
+        return f"belongs to {facts['host']}; run this there"
+    started = process_start(int(facts["pid"]))
+    if facts["boot_id"] == boot_id() and started is not None and started == facts["pid_started"]:
+        return f"alive: process {facts['pid']}"
+    return ""
+
+
+def _backends_of(transport: LocalTransport, directory: str) -> list[str]:
+    found: dict[str, None] = {}
+    for worker in transport.list_names(directory):
+        data = transport.read(os.path.join(directory, worker, JOURNAL)) if worker not in (RUN_FILE,) else None
+        for line in (data or b"").decode(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # cut off by the crash
+            if entry.get("event") == "intent":
+                found[str(entry["backend"])] = None
+    return list(found)
+
+
+def _reap_backend(name: str, report: ReapReport) -> None:
+    try:
+        backend = registry.create(name, LocalTransport(), BackendSettings(Settings().command_timeout_s))
+        if backend.has_push:
+            return  # its jobs died with the run
+        prefix = f"cj-{report.run_id}-"
+        living = [key for key, queued in backend.query(prefix).items() if not queued.status.state.is_terminal]
+        report.cancelled += [f"{name}:{native_id}" for native_id in living]
+        backend.cancel(living)
+        report.left += wait_until_gone(backend, report.problems, prefix)
+    except ClusterJobsError as error:
+        report.problems.append(str(error))
