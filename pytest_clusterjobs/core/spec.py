@@ -45,8 +45,8 @@ class JobSpec:
     qos: str | None = None
     #: Node features, in the scheduler's own language.
     constraint: str | None = None
-    #: Environment variables for the job.
-    env: Mapping[str, str] = field(default_factory=dict)
+    #: Environment variables for the job. Their values may be secrets: no repr, record or message holds one.
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Environment modules to load, in order.
     modules: tuple[str, ...] = ()
     #: Shell lines before the job's code.
@@ -182,7 +182,9 @@ def _word(what: str, value: object, pattern: re.Pattern[str] = _WORD) -> str | N
     if value is None:
         return None
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise SpecError(f"{what}={value!r} must be one word of letters, digits and punctuation that no shell interprets")
+        raise SpecError(
+            f"{what}={value!r} must be one word of letters, digits and punctuation that no shell interprets"
+        )
     return value
 
 
@@ -213,7 +215,8 @@ def _environment(value: object) -> dict[str, str]:
         if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
             raise SpecError(f"env has a name {name!r} that is no environment variable: letters, digits and _ only")
         if not isinstance(text, str) or "\0" in text:
-            raise SpecError(f"env[{name!r}] must be a text without NUL, not a {type(text).__name__}")
+            what = "one with a NUL character" if isinstance(text, str) else f"of type {type(text).__name__}"
+            raise SpecError(f"env[{name!r}] must be a text without NUL characters, not {what}")
     return dict(value)
 
 
@@ -238,5 +241,7 @@ def _directives(value: object) -> tuple[str, ...] | None:
     lines = _single_lines("extra_directives", value)
     for line in lines or ():
         if line.startswith("#"):
-            raise SpecError(f"extra_directives has {line!r}: write it without the scheduler's prefix, e.g. '--exclusive'")
+            raise SpecError(
+                f"extra_directives has {line!r}: write it without the scheduler's prefix, e.g. '--exclusive'"
+            )
     return lines
