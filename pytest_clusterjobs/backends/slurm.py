@@ -18,6 +18,7 @@ from pytest_clusterjobs.backends.base import (
     Partition,
     QueuedJob,
     Submission,
+    Submitted,
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
 from pytest_clusterjobs.core.errors import CommandNotFound, SubmitError, SubmitLimit, SubmitUnknown
@@ -74,10 +75,13 @@ _LIMITS = re.compile(
 # After these nobody knows whether the controller made the job: it may, minutes later (seen with 22.05 and 26.05).
 _LOST_REPLIES = re.compile(
     r"Socket timed out|Unable to contact slurm controller|Zero Bytes were transmitted|connect failure"
-    r"|Connection refused|Communication connection failure|Connection reset|Slurm backup controller in standby|Unexpected message received"
-    r"|Message (send|receive) failure|Transport endpoint"
+    r"|Connection refused|Communication connection failure|Connection reset|Slurm backup controller in standby"
+    r"|Unexpected message received|Message (send|receive) failure|Transport endpoint"
 )
 _ENDED_ALREADY = re.compile(r"Invalid job id specified|already completing or completed|Job/step already")
+
+# The second is said of array elements that were cancelled before they started: 22.05 forgets them at once.
+_UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job \S+ not found")
 
 _FORMAT = "%i|%T|%N|%j|%r"
 
@@ -105,6 +109,7 @@ class SlurmBackend(BatchBackend):
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         super().__init__(transport, settings)
         self._array_limit: int | None = None
+        self._info: BackendInfo | None = None
 
     # ------------------------------------------------------------ what there is
 
@@ -113,7 +118,8 @@ class SlurmBackend(BatchBackend):
         for command in ("squeue", "scancel", "scontrol"):
             self.run_for_check([command, "--version"], f"{command} does not start")
         argv = ["sinfo", "--noheader", "--format=%P|%a|%l|%D|%c|%G"]
-        return parse_sinfo(self.run_for_check(argv, "the controller does not answer"), version)
+        self._info = parse_sinfo(self.run_for_check(argv, "the controller does not answer"), version)
+        return self._info
 
     def array_limit(self) -> int:
         if self._array_limit is None:
@@ -124,6 +130,19 @@ class SlurmBackend(BatchBackend):
         return self._array_limit
 
     # ------------------------------------------------------------ submission
+
+    def submit(self, submission: Submission) -> Submitted:
+        # Slurm takes a job that no node could ever hold and leaves it pending, for a reason that a drained node has too.
+        spec = submission.spec
+        if spec.cores > 1 or spec.nodes > 1:
+            info = self._info or self.check()
+            for what, asked, there in (
+                ("cores per node", spec.cores, info.cores_per_node),
+                ("nodes", spec.nodes, info.nodes),
+            ):
+                if there is not None and asked > there:
+                    raise SubmitError(f"the job asks for {asked} {what}, and there are {there}", self.name)
+        return super().submit(submission)
 
     def render_script(self, submission: Submission) -> str:
         directives = [f"#SBATCH {directive}" for directive in _directives(submission)]
@@ -179,7 +198,7 @@ class SlurmBackend(BatchBackend):
         result = self.run(["scontrol", "--oneliner", "show", "job", native_id])
         if result.returncode == 0 and (status := parse_scontrol(result.stdout)) is not None:
             return status
-        if result.returncode and "Invalid job id" not in result.stderr:
+        if result.returncode and not _UNKNOWN_JOB.search(result.stderr):
             self.require_success(result, f"cannot ask about job {native_id}")
         try:
             fields = "--format=State,ExitCode,NodeList"
@@ -284,17 +303,20 @@ def parse_sacct(text: str) -> JobStatus | None:
 def parse_sinfo(text: str, version: str) -> BackendInfo:
     """Read ``sinfo --format=%P|%a|%l|%D|%c|%G``: a line for each partition and kind of node."""
     partitions: dict[str, Partition] = {}
-    cores, gpus = 0, 0
+    sizes: list[int | None] = []
+    gpus = 0
     for line in text.splitlines():
         name, status, limit, nodes, cpus, gres = (field.strip() for field in line.split("|", 5))
-        known = partitions.get(name.rstrip("*"))
-        count = int(nodes) + ((known.nodes or 0) if known else 0)
+        before = partitions.get(name.rstrip("*"))
+        count = int(nodes) + ((before.nodes or 0) if before else 0)
         partitions[name.rstrip("*")] = Partition(name.rstrip("*"), name.endswith("*"), count, _max_time(limit), status)
-        cores = max(cores, int(re.match(r"\d+", cpus)[0]) if re.match(r"\d+", cpus) else 0)  # type: ignore[index]
+        sizes.append(int(cpus) if cpus.isdigit() else None)  # "4+": nodes of several sizes
         per_node = sum(int(number) for number in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
         gpus = max(gpus, per_node * int(nodes))
     largest = max((partition.nodes or 0 for partition in partitions.values()), default=0)
-    return BackendInfo(version, largest, cores or None, gpus, tuple(partitions.values()))
+    known = [size for size in sizes if size is not None]
+    cores = max(known) if known and len(known) == len(sizes) else None
+    return BackendInfo(version, largest, cores, gpus, tuple(partitions.values()))
 
 
 def _max_time(text: str) -> float | None:

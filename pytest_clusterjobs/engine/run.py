@@ -19,7 +19,7 @@ from typing import Any
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Backend, BackendInfo, BackendSettings, Partition, Submission
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, UsageError
+from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, StoreError, UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord, utc_now
 from pytest_clusterjobs.core.spec import JobSpec
@@ -409,12 +409,13 @@ class Run:
     def end_with_evidence(self, tracked: Tracked, otherwise: Callable[[], verdict.Verdict | None]) -> bool:
         """End a job by its envelope if there is one, else by ``otherwise()``'s verdict; tell whether it ended."""
         judged = read_header(self, tracked)
-        if judged is not None:
+        # A command that a signal ended does not know who sent it: that is for others to say.
+        if judged is not None and judged[0].reason is not ExitReason.SIGNAL:
             self.end(tracked, *judged)
             return True
         fallback = otherwise()
         if fallback is not None:
-            self.end(tracked, fallback, None)
+            self.end(tracked, fallback, None if judged is None else judged[1])
         return fallback is not None
 
     def end(self, tracked: Tracked, ended: verdict.Verdict, header: Mapping[str, Any] | None) -> None:
@@ -426,7 +427,7 @@ class Run:
             record = tracked.job.record
             record.reason, record.detail = ended.reason, ended.detail
             record.metrics.exit_code, record.metrics.signal = ended.exit_code, ended.signal
-            self._fill_metrics(tracked, header or {})
+            self._fill_metrics(tracked, header or self._header(record) or {})
             record.state = ended.state
             self._unfinished.pop(record.job_id, None)
             self._native.pop(record.native_id, None)
@@ -435,6 +436,12 @@ class Run:
         self.store.journal("ended", job=record.job_id, state=record.state.value, reason=record.reason)
         self._give_room_back()
         tracked.job.mark_ended()
+
+    def _header(self, record: JobRecord) -> dict[str, Any] | None:
+        try:
+            return self.store.read_header(record.directory)
+        except StoreError:
+            return None
 
     def _end_unsubmitted(self, job: Job[Any], ended: verdict.Verdict) -> None:
         job.record.state, job.record.reason, job.record.detail = ended.state, ended.reason, ended.detail

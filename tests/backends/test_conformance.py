@@ -1,0 +1,17 @@
+"""Every backend through the same gate."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_clusterjobs.clusters.base import RunningCluster
+from pytest_clusterjobs.testing.conformance import BackendConformance
+
+
+class TestLocal(BackendConformance, backend="local"): ...
+
+
+@pytest.mark.cluster_lane("slurm")
+class TestSlurm(BackendConformance, backend="slurm"):
+    @pytest.fixture
+    def cluster_environment(self, slurm: RunningCluster) -> None: ...

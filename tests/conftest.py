@@ -1,0 +1,44 @@
+"""Lanes: real throw-away schedulers, booted once a session and taken down after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_clusterjobs.clusters import base
+from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[RunningCluster]:
+    """Give a real Slurm of four nodes whose controller turns every 50 ms instead of every second."""
+    name = f"lane-{os.getpid()}"
+    try:
+        cluster = base.up(
+            "slurm",
+            name=name,
+            nodes=4,
+            cpus=4,
+            tick_ms=50,
+            partitions=["main", "short:1", "urgent:INFINITE:100", "scavenge:INFINITE:1"],
+        )
+    except ClusterBootError as error:
+        if "slurm" in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
+            raise
+        pytest.skip(f"the slurm lane cannot start: {error}")
+    try:
+        yield cluster
+    finally:
+        base.down("slurm", name)
+
+
+@pytest.fixture
+def slurm(slurm_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Give the lane's Slurm, with this process's environment pointing to it."""
+    for variable, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(variable, value)
+    return slurm_cluster
