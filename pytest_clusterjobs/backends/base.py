@@ -12,6 +12,9 @@ from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.transports.base import Transport
 
+#: The file in a submission's directory that holds the job's environment variables. It does not outlive the run.
+ENVIRONMENT = "environment.sh"
+
 
 class Capability(enum.Enum):
     """Something that a scheduler may or may not be able to do. What it cannot do is said, not faked."""

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
-from pytest_clusterjobs.backends.base import Backend, QueuedJob, Submission, Submitted
+from pytest_clusterjobs.backends.base import ENVIRONMENT, Backend, QueuedJob, Submission, Submitted
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
     CommandError,
@@ -25,7 +25,6 @@ from pytest_clusterjobs.core.errors import (
 from pytest_clusterjobs.transports.base import CommandResult
 
 SCRIPT = "script.sh"
-ENVIRONMENT = "environment.sh"
 
 #: Exit code of the script when a module cannot be loaded.
 EXIT_MODULE = 96

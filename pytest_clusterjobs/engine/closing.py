@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_clusterjobs.backends.base import Backend
-from pytest_clusterjobs.backends.batch import ENVIRONMENT
+from pytest_clusterjobs.backends.base import ENVIRONMENT, Backend
 from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.state import ExitReason, JobState

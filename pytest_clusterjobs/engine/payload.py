@@ -81,6 +81,13 @@ def loads(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301
 
 
+def shipped_library() -> str:
+    """Give the folder of the package that nodes unpickle with; it is copied to them."""
+    import cloudpickle
+
+    return os.path.dirname(os.path.abspath(cloudpickle.__file__))
+
+
 def checksum(data: bytes) -> str:
     """Give the SHA-256 of data, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

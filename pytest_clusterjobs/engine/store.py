@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.core.errors import StoreError
-from pytest_clusterjobs.engine.payload import Payload, checksum, import_path
+from pytest_clusterjobs.engine.payload import Payload, checksum, import_path, shipped_library
 from pytest_clusterjobs.node import runner
 from pytest_clusterjobs.transports.base import Transport
 
@@ -79,11 +79,9 @@ class Store:
             self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def _ship(self) -> None:
-        import cloudpickle
-
         self.transport.make_directory(self.lib)
         self.transport.write(self.runner, Path(runner.__file__).read_bytes())
-        shutil.copytree(os.path.dirname(cloudpickle.__file__), os.path.join(self.lib, "cloudpickle"))
+        shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"))
         self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id)).encode())
 
     @contextmanager
