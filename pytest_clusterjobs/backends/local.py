@@ -10,6 +10,7 @@ import atexit
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import platform
 import queue
@@ -44,7 +45,12 @@ from pytest_clusterjobs.transports.base import Transport
 
 _NODE = Path(__file__).resolve().parent.parent / "node"
 _ARRAY_LIMIT = 10_000
+_log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
+
+#: Folder of the locks for a local scheduler inside a job of one: the job's cores are its to share out. With the common
+#: folder it would wait for ever for the core that its own job holds.
+_SLOTS_VARIABLE = "CLUSTERJOBS_LOCAL_SLOTS"
 
 #: The server's words, but for EXITED, where the exit code decides.
 _STATES = {
@@ -213,7 +219,7 @@ class LocalBackend(Backend):
         environment = {**submission.environment, **submission.spec.env}
         tasks = []
         for native_id, directory, marker in zip(native_ids, submission.directories, submission.markers, strict=True):
-            own = {"CLUSTERJOBS_NATIVE_ID": native_id}
+            own = {"CLUSTERJOBS_NATIVE_ID": native_id, _SLOTS_VARIABLE: f"{directory}/slots"}
             if submission.is_array:
                 own["CLUSTERJOBS_ARRAY_INDEX"] = Path(directory).name
             tasks.append((native_id, directory, marker, own))
@@ -269,6 +275,9 @@ class LocalBackend(Backend):
             self._set(native_id, word, None, detail if started else f"{detail} before the job started")
 
     def _set(self, native_id: str, word: str, code: int | None, detail: str) -> None:
+        before = self._jobs[native_id]
+        if before.status.state.is_terminal:
+            return
         state, reason = _STATES.get(word, (JobState.UNKNOWN, None))
         if word == "EXITED":
             state = JobState.FAILED if code else JobState.COMPLETED
@@ -280,10 +289,13 @@ class LocalBackend(Backend):
             detail,
             exit_code=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
-            nodes=self._node,
+            nodes=self._node if state is JobState.RUNNING else before.status.nodes,
         )
-        self._jobs[native_id] = QueuedJob(self._jobs[native_id].name, status)
-        self._listener(native_id)
+        self._jobs[native_id] = QueuedJob(before.name, status)
+        try:
+            self._listener(native_id)
+        except Exception:  # a listener's trouble must not end the thread that all jobs depend on
+            _log.exception("the listener failed for job %s", native_id)
 
 
 class _ServerLink:
@@ -421,6 +433,8 @@ class _ServerLink:
 
 
 def _default_slots() -> str:
+    if _SLOTS_VARIABLE in os.environ:
+        return os.environ[_SLOTS_VARIABLE]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return str(Path(runtime, "clusterjobs"))

@@ -22,7 +22,7 @@ _EXIT_CANNOT_RUN = 127
 _LOGS = ("stdout.log", "stderr.log")
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """One job, as the server knows it."""
 

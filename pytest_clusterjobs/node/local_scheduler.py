@@ -3,7 +3,6 @@
 One thread, no state on disk. The server ends, and every job with it, when its client closes the connection or dies.
 """
 
-import dataclasses
 import errno
 import gc
 import json
@@ -28,13 +27,13 @@ __all__ = ["Forked", "server"]
 
 #: Seconds between looks at cores that another server holds, at first and at most. Its bell wakes us earlier.
 _RETRY_S = (0.01, 0.1)
-#: Seconds between looks at processes whose shepherd was killed.
-_ORPHANS_S = 0.01
+#: Seconds between passes over processes whose shepherd was killed, and of all passes.
+_ORPHANS_INTERVAL_S, _ORPHANS_S = 0.01, 10.0
 #: Seconds that the shepherds have to end everything when the server stops.
 _STOP_S = 4.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """One submission: tasks of one shape."""
 
@@ -46,7 +45,7 @@ class Batch:
     running: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Herd:
     """One shepherd, and the task that it has."""
 
@@ -91,7 +90,8 @@ class Server:
         self._idle: list[Herd] = []
         self._bereft: list[Herd] = []
         self._input, self._output = b"", b""
-        self._is_stopping = self._has_orphans = False
+        self._is_stopping = False
+        self._orphans_until = 0.0
         self._retry_s = _RETRY_S[0]
         self._poll = select.poll()
         self._open(client_pid)
@@ -107,7 +107,7 @@ class Server:
             if not self._is_stopping:
                 self._start_waiting()
         self._stop()
-        return 0
+        os._exit(0)  # there is nothing to take down, and taking it down is slow
 
     def _open(self, client_pid: int) -> None:
         linux.set_name("cj-server")
@@ -130,8 +130,8 @@ class Server:
         wait_s = float("inf")
         if self._slots.is_waiting:
             wait_s = self._retry_s
-        if self._has_orphans:
-            wait_s = min(wait_s, _ORPHANS_S)
+        if self._bereft:
+            wait_s = min(wait_s, _ORPHANS_INTERVAL_S)
         return None if wait_s == float("inf") else round(wait_s * 1000)
 
     def _attend(self, descriptor: int, events: int) -> None:
@@ -240,7 +240,7 @@ class Server:
             return
         herd.task, herd.batch = task, batch
         batch.running += 1
-        _order(herd, {"run": dataclasses.asdict(task)})
+        _order(herd, {"run": vars(task)})
         self._send({"id": task.native_id, "word": "RUNNING"})
 
     def _new_shepherd(self) -> Herd:
@@ -263,9 +263,9 @@ class Server:
         herd.text += data
         if data.endswith(b"\n"):
             report = json.loads(herd.text)
-            self._has_orphans = self._has_orphans or bool(report["left"])
             self._let_go(herd, report)
-            self._idle.append(herd)
+            if not report["left"]:  # else it ends, and what is left comes to us
+                self._idle.append(herd)
         if not data:
             self._poll.unregister(descriptor)
             os.close(descriptor)
@@ -275,7 +275,7 @@ class Server:
                 self._idle.remove(herd)
             os.waitpid(herd.pid, 0)
             self._bereft.append(herd)
-            self._has_orphans = True
+            self._orphans_until = time.monotonic() + _ORPHANS_S
 
     def _let_go(self, herd: Herd, report: dict[str, Any]) -> None:
         task, batch = herd.task, herd.batch
@@ -291,14 +291,17 @@ class Server:
 
     def _end_orphans(self) -> None:
         """End what a killed shepherd kept: as a subreaper we are its parent now."""
-        if not self._has_orphans or _end_others({herd.pid for herd in self._herds.values()}):
+        if not self._bereft:
             return
+        is_left = _end_others({herd.pid for herd in self._herds.values()})
+        if is_left and time.monotonic() < self._orphans_until:
+            return
+        left = "; some of its processes cannot be ended" if is_left else ""
         for herd in self._bereft:
             if herd.task is not None and herd.task.memory_bytes is not None:
                 memory.open_limit(herd.task.memory_bytes, herd.task.group).close()
-            self._let_go(herd, {"cause": "shepherd", "detail": "the process that supervised the job was killed"})
+            self._let_go(herd, {"cause": "shepherd", "detail": f"its supervisor was killed{left}"})
         self._bereft.clear()
-        self._has_orphans = False
 
     def _stop(self) -> None:
         """End everything and wait until it has ended."""

@@ -17,9 +17,6 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_clusterjobs_local"
 _RUNNER = "pytest_clusterjobs.node.runner"
 
-#: Modules that a job usually needs: imported once here, inherited by every job.
-_USUAL = ("linecache", "random", "tempfile", "shutil", "logging", "copyreg", "pkgutil", "inspect", "concurrent.futures")
-
 
 def load(name: str, path: str) -> types.ModuleType:
     """Import a module or package from the file ``path`` under ``name``, leaving the import path as it is."""
@@ -33,7 +30,7 @@ def load(name: str, path: str) -> types.ModuleType:
 
 
 def prepare(cloudpickle: str) -> Any:
-    """Import what jobs need, and give the module with the server's loop."""
+    """Import what every job needs, and give the module with the server's loop."""
     package = types.ModuleType(_PACKAGE)
     package.__path__ = [_HERE]
     sys.modules[_PACKAGE] = package
@@ -42,8 +39,6 @@ def prepare(cloudpickle: str) -> Any:
     package.__dict__["runner"] = runner
     if cloudpickle:
         load("cloudpickle", cloudpickle)
-    for name in _USUAL:
-        importlib.import_module(name)
     return importlib.import_module(_PACKAGE + ".local_scheduler")
 
 
