@@ -187,6 +187,6 @@ def _checked(options: dict[str, Any], base: JobSpec | None) -> JobSpec:
 
 
 def _run() -> Run:
-    from pytest_clusterjobs.engine.run import current
+    from pytest_clusterjobs.engine.current import current
 
     return current()

@@ -132,7 +132,7 @@ class SlurmBackend(BatchBackend):
     # ------------------------------------------------------------ submission
 
     def submit(self, submission: Submission) -> Submitted:
-        # Slurm takes a job that no node could ever hold and leaves it pending, for a reason that a drained node has too.
+        # Slurm takes a job that no node could ever hold and leaves it pending, for a reason that drained nodes give too.
         spec = submission.spec
         if spec.cores > 1 or spec.nodes > 1:
             info = self._info or self.check()
@@ -198,7 +198,7 @@ class SlurmBackend(BatchBackend):
         result = self.run(["scontrol", "--oneliner", "show", "job", native_id])
         if result.returncode == 0 and (status := parse_scontrol(result.stdout)) is not None:
             return status
-        if result.returncode and not _UNKNOWN_JOB.search(result.stderr):
+        if result.returncode and not _UNKNOWN_JOB.search(result.stdout + result.stderr):
             self.require_success(result, f"cannot ask about job {native_id}")
         try:
             fields = "--format=State,ExitCode,NodeList"

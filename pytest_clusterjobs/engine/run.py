@@ -27,6 +27,7 @@ from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import closing, verdict
 from pytest_clusterjobs.engine.clerk import Clerk
 from pytest_clusterjobs.engine.closing import CloseReport
+from pytest_clusterjobs.engine.current import refuse_now
 from pytest_clusterjobs.engine.job import Callback, Job
 from pytest_clusterjobs.engine.monitor import Monitor, read_header
 from pytest_clusterjobs.engine.store import Store
@@ -596,49 +597,6 @@ class Run:
     def adopt_dead_worker(self, worker: str) -> list[str]:
         """Cancel what a worker of this run left when it was killed; gives the native ids."""
         return closing.adopt(self, worker)
-
-
-# ---------------------------------------------------------------- the run of this process
-
-
-_current: Run | None = None
-_refusal: str | None = None
-
-
-def current() -> Run:
-    """Give the active run; outside pytest, one that is made now and closed when the interpreter ends."""
-    if _current is None:
-        import atexit
-
-        run = Run(Settings())
-        atexit.register(run.close)
-        use(run)
-        return run
-    return _current
-
-
-def use(run: Run | None) -> None:
-    """Make a run the active one of this process."""
-    global _current
-    _current = run
-
-
-def refuse(reason: str | None) -> None:
-    """Refuse every submission with this reason until told None."""
-    global _refusal
-    _refusal = reason
-
-
-def refuse_now() -> None:
-    """Raise `UsageError` where no job may be submitted."""
-    __tracebackhide__ = True
-    if _refusal is not None:
-        raise UsageError(_refusal)
-    if "CLUSTERJOBS_JOB_ID" in os.environ and os.environ.get("CLUSTERJOBS_NESTED") != "submit":
-        raise UsageError(
-            "this process is itself a cluster job and would submit another one; call the function's .local(...) to run "
-            "it here, or set CLUSTERJOBS_NESTED=submit in the job's env to allow it"
-        )
 
 
 def lay_over(defaults: JobSpec, spec: JobSpec) -> JobSpec:

@@ -324,7 +324,7 @@ class BackendConformance:
 
     @requires_capability(Capability.PARTITIONS)
     def test_unknown_partition_is_refused_with_the_scheduler_s_words(self, run: Run) -> None:
-        with pytest.raises(SubmitError, match="no_such_place|partition|queue"):
+        with pytest.raises(SubmitError, match=r"no_such_place|partition|queue"):
             self.value(run, os.getpid, partition="no_such_place")
 
     def test_metrics_are_measured(self, run: Run) -> None:

@@ -1,0 +1,56 @@
+"""Which run the calls of decorated functions go to. Light: whoever decides it need not load the engine for that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_clusterjobs.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.engine.run import Run
+
+_provider: Callable[[], Run] | None = None
+_refusal: str | None = None
+
+
+def current() -> Run:
+    """Give the active run; where nobody provides one, one is made now and closed when the interpreter ends."""
+    if _provider is None:
+        import atexit
+
+        from pytest_clusterjobs.config.settings import Settings
+        from pytest_clusterjobs.engine.run import Run
+
+        run = Run(Settings())
+        atexit.register(run.close)
+        provide(lambda: run)
+        return run
+    return _provider()
+
+
+def provide(provider: Callable[[], Run] | None) -> Callable[[], Run] | None:
+    """Say what gives the active run, when it is needed; gives what gave it before."""
+    global _provider
+    previous, _provider = _provider, provider
+    return previous
+
+
+def refuse(reason: str | None) -> str | None:
+    """Refuse every submission with this reason until told None; gives the reason before."""
+    global _refusal
+    previous, _refusal = _refusal, reason
+    return previous
+
+
+def refuse_now() -> None:
+    """Raise `UsageError` where no job may be submitted."""
+    __tracebackhide__ = True
+    if _refusal is not None:
+        raise UsageError(_refusal)
+    if "CLUSTERJOBS_JOB_ID" in os.environ and os.environ.get("CLUSTERJOBS_NESTED") != "submit":
+        raise UsageError(
+            "this process is itself a cluster job and would submit another one; call the function's .local(...) to run "
+            "it here, or set CLUSTERJOBS_NESTED=submit in the job's env to allow it"
+        )
