@@ -1,1 +1,73 @@
-"""The face towards pytest."""
+"""The face towards pytest.
+
+This module is loaded in every pytest run where the package is installed, so it imports next to nothing: the rest comes
+when something is asked of it. What is here says when that is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.plugin.session import ClusterSession
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini values."""
+    from pytest_clusterjobs.plugin.options import add_options
+
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    from pytest_clusterjobs.plugin import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer ``--cluster-check`` instead of running tests."""
+    from pytest_clusterjobs.plugin import session as sessions
+
+    if _only_informs(config) or not sessions.of(config).values.check:
+        return None
+    from pytest_clusterjobs.plugin.check import check
+
+    return check(config)
+
+
+@pytest.hookimpl(trylast=True)  # the names of backends are checked here, and other plugins may still bring some
+def pytest_configure(config: pytest.Config) -> None:
+    """Register markers and fixtures, and what looks at the collected tests."""
+    from pytest_clusterjobs.plugin import fixtures, marks
+
+    for line in marks.LINES:
+        config.addinivalue_line("markers", line)
+    config.pluginmanager.register(fixtures, "clusterjobs-fixtures")
+    if _only_informs(config):
+        return  # --help must work with wrong values in the ini file
+    from pytest_clusterjobs.plugin import session as sessions
+    from pytest_clusterjobs.plugin.start import Start
+
+    config.pluginmanager.register(Start(sessions.of(config)), "clusterjobs-start")
+
+
+def _only_informs(config: pytest.Config) -> bool:
+    options = config.option
+    return any(getattr(options, name, False) for name in ("help", "version", "markers", "showfixtures"))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which run this is and which backends it uses, if clusters were asked for."""
+    from pytest_clusterjobs.plugin.session import KEY
+
+    session: ClusterSession | None = config.stash.get(KEY, None)
+    if session is None or not session.is_asked:
+        return None
+    from pytest_clusterjobs.plugin.reporter import header
+
+    return header(session)

@@ -1,0 +1,148 @@
+"""Running tests: the backend is made sure of before the fixtures, and the body of a decorated test becomes a job."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_clusterjobs.core.spec import JobSpec, make_spec
+from pytest_clusterjobs.plugin import selection
+from pytest_clusterjobs.plugin.collecting import ITEM, ClusterItem, argument_names
+from pytest_clusterjobs.plugin.session import ClusterSession
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.engine.job import Job
+
+#: The backend that a test runs on, once that is known.
+BACKEND = pytest.StashKey[str]()
+#: True on a test that could not be set up because a backend does not answer.
+TROUBLE = pytest.StashKey[bool]()
+
+
+class Execution:
+    """The hooks around each test. In plain pytest and in workers; the controller runs no test."""
+
+    def __init__(self, session: ClusterSession) -> None:
+        self._session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Find the test's backend, or skip, or fail; from here on submissions go there and count as the test's."""
+        known = item.stash.get(ITEM, None)
+        if known is None or not known.plan.backends:
+            if known is None or not known.plan.skip:
+                self._session.select_for_calls(item.nodeid)
+            return
+        refuse_unsupported(item, known)
+        backend = self._choose(item, known)
+        if backend is None:
+            return
+        item.stash[BACKEND] = backend
+        defaults = make_spec(**known.marks.resources) if known.marks.resources else None
+        self._session.run.select(backend, item.nodeid, defaults)
+        self._expect_failure(item, known, backend)
+
+    def _choose(self, item: pytest.Item, known: ClusterItem) -> str | None:
+        """Give the backend that the test runs on; None after it was marked to be skipped."""
+        reasons = {}
+        for name in known.plan.backends:
+            probe = self._session.probe(name)
+            reasons[name] = self._session.reason(probe)
+            if probe.is_available:
+                lack = "" if probe.info is None else selection.lacking(name, spec_of(known), probe.info)
+                return self._skip(item, lack) if lack else name
+        reason = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        if known.plan.is_required:
+            item.stash[BACKEND], item.stash[TROUBLE] = known.plan.backends[0], True
+            pytest.fail(reason, pytrace=False)
+        return self._skip(item, reason)
+
+    @staticmethod
+    def _skip(item: pytest.Item, reason: str) -> None:
+        # A mark, not an exception: pytest then tells the test's place, not this file's.
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+    @staticmethod
+    def _expect_failure(item: pytest.Item, known: ClusterItem, backend: str) -> None:
+        expected = known.marks.expected_failures.get(backend)
+        if expected is not None:
+            options = {"raises": expected.raises, "strict": expected.strict}
+            given = {name: value for name, value in options.items() if value is not None}
+            item.add_marker(pytest.mark.xfail(reason=expected.reason, **given))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object | None:
+        """Run the body of a decorated test as a job, with the values of its fixtures as arguments."""
+        __tracebackhide__ = True
+        function: Any = pyfuncitem.obj
+        decorator = sys.modules.get("pytest_clusterjobs.decorator")
+        if decorator is None or not isinstance(function, decorator.ClusterFunction):
+            return None
+        values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+        job = self._session.run.submit_call(
+            function.__wrapped__,
+            (),
+            values,
+            function.spec,
+            label=pyfuncitem.originalname,
+            names={name: _origin(pyfuncitem, name) for name in values},
+        )
+        value = finish(job)
+        if value is not None:
+            kind = type(value).__name__
+            warnings.warn_explicit(
+                pytest.PytestReturnNotNoneWarning(
+                    f"Test functions should return None, but {pyfuncitem.nodeid} returned a {kind!r}. "
+                    "Did you mean to use `assert` instead of `return`?"
+                ),
+                None,
+                str(pyfuncitem.path),
+                1,
+            )
+        return True
+
+
+def spec_of(known: ClusterItem) -> JobSpec:
+    """Give what a test is known to ask for before it runs: its decorator's arguments over its marker's."""
+    defaults = make_spec(**known.marks.resources)
+    if known.function is None:
+        return defaults
+    from pytest_clusterjobs.engine.run import lay_over
+
+    return lay_over(defaults, known.function.spec)
+
+
+def refuse_unsupported(item: pytest.Item, known: ClusterItem) -> None:
+    """Fail a decorated test whose body cannot be a job."""
+    unittest: Any = sys.modules.get("unittest")
+    if known.function is None or unittest is None:
+        return
+    if issubclass(getattr(item, "cls", None) or object, unittest.TestCase):
+        pytest.fail(
+            f"{item.nodeid}: @cluster cannot run a method of a unittest.TestCase as a job; use a plain class or "
+            "function, or call a decorated helper inside the method",
+            pytrace=False,
+        )
+
+
+def finish(job: Job[Any]) -> Any:
+    """Wait for a test's job, show what it printed and warned of as if it had happened here, and give its value."""
+    __tracebackhide__ = True
+    job.exception()
+    logs = job.logs()
+    stderr = logs.stderr
+    if job.remote_traceback and stderr.endswith(job.remote_traceback):
+        stderr = stderr[: -len(job.remote_traceback)]  # the report shows it as a traceback
+    sys.stdout.write(logs.stdout)
+    sys.stderr.write(stderr)
+    for message, category, filename, line in job.warnings:
+        warnings.warn_explicit(message, category, filename, line)
+    return job.result()
+
+
+def _origin(item: pytest.Function, name: str) -> str:
+    is_parameter = any(name in argument_names(mark) for mark in item.iter_markers("parametrize"))
+    return f"parameter {name!r}" if is_parameter else f"fixture {name!r}"

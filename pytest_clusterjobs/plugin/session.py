@@ -1,0 +1,226 @@
+"""What the plugin knows during one pytest session, in one object on ``config.stash``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_clusterjobs.engine import current
+from pytest_clusterjobs.plugin import selection
+from pytest_clusterjobs.plugin.options import Values, read
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.config.settings import Settings
+    from pytest_clusterjobs.engine.run import Probe, Run
+
+REFUSAL = "pytest is collecting: a job cannot be submitted while modules are imported; call it inside a test or fixture"
+
+
+class ClusterSession:
+    """The options of one session, and the run that they make, once it is needed.
+
+    Lives in the controller, in each worker of pytest-xdist, and in a plain pytest. Nothing heavy is imported and
+    nothing is made on disk before `run` is called.
+    """
+
+    def __init__(self, config: pytest.Config, values: Values, run_id: str, worker: str) -> None:
+        self.config = config
+        #: What was asked for.
+        self.values = values
+        #: Random, in every job's name; the same in all workers.
+        self.run_id = run_id
+        #: "main", or the worker's name under xdist.
+        self.worker = worker
+        #: Called with the new run, once, when it is made.
+        self.on_start: list[Callable[[Run], None]] = []
+        #: Directories beside the jobs' that the keep policy has kept.
+        self.kept: list[str] = []
+        #: The backends that were asked.
+        self.probes: dict[str, Probe] = {}
+        self._run: Run | None = None
+        self._previous: Callable[[], Run] | None = None
+        self._is_open = False
+        self._selection: selection.Selection | None = None
+        self._known: tuple[str, ...] | None = None
+
+    # ------------------------------------------------------------ names
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of all backends. Calls the hook for backends of conftests and plugins, once."""
+        if self._known is None:
+            from pytest_clusterjobs.backends import registry
+
+            self.config.hook.pytest_clusterjobs_register_backends(register=registry.register)
+            self._known = registry.names()
+        return self._known
+
+    def require(self, name: str) -> str:
+        """Give the name of a backend back.
+
+        Raises:
+            UnknownBackendError: There is none of that name.
+        """
+        from pytest_clusterjobs.backends import registry
+
+        return name if name in self.known else registry.require(name)
+
+    def check_names(self) -> None:
+        """Check the names that were given by option, variable or ini file.
+
+        Raises:
+            pytest.UsageError: There is no such backend.
+        """
+        from pytest_clusterjobs.core.errors import UnknownBackendError
+        from pytest_clusterjobs.core.naming import nearest
+        from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
+
+        for name, source in self._given_names():
+            try:
+                self.require(name)
+            except UnknownBackendError:
+                words = (*self.known, *(SPECIAL_WORDS if source == self.values.cluster_source else ()))
+                raise pytest.UsageError(
+                    f"{source}: no backend named {name!r}; known: {', '.join(words)}{nearest(name, words)}"
+                ) from None
+
+    def _given_names(self) -> list[tuple[str, str]]:
+        from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
+
+        values = self.values
+        names = [(word, values.cluster_source) for word in values.cluster if word not in SPECIAL_WORDS]
+        return names if values.default == selection.LOCAL else [*names, (values.default, "clusterjobs_default")]
+
+    # ------------------------------------------------------------ what was asked
+
+    @property
+    def asks_by_mark(self) -> bool:
+        """True when ``-m`` names one of the marks that ask for a cluster."""
+        return selection.mentions(self.config.option.markexpr, selection.ASKING_MARKS)
+
+    @property
+    def is_asked(self) -> bool:
+        """True when the user asked for clusters, by ``--cluster`` or by ``-m``."""
+        return ("none" not in self.values.cluster) and (bool(self.values.cluster) or self.asks_by_mark)
+
+    @property
+    def selection(self) -> selection.Selection:
+        """What ``--cluster`` means. For ``auto`` all backends are asked, unless pytest only collects."""
+        if self._selection is None:
+            wide = "auto" in self.values.cluster or "all" in self.values.cluster
+            known = self.known if wide else ()
+            self._selection = selection.resolve(self.values, known, self._absent_reason)
+        return self._selection
+
+    def _absent_reason(self, name: str) -> str:
+        return "" if self.config.option.collectonly else self.reason(self.probe(name))
+
+    # ------------------------------------------------------------ the run
+
+    @property
+    def settings(self) -> Settings:
+        """What was asked for, in the engine's words."""
+        from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
+
+        values = self.values
+        return Settings(
+            workdir=values.workdir or os.path.join(self.config.rootpath, WORKDIR_NAME),
+            keep=values.keep,
+            max_jobs=values.max_jobs,
+            timeout_s=values.timeout,
+            queue_timeout_s=values.queue_timeout,
+        )
+
+    @property
+    def files_directory(self) -> str:
+        """Where this process's tests get directories of their own; beside the jobs', which the engine tidies."""
+        return os.path.join(self.run.directory, f"files-{self.worker}")
+
+    @property
+    def active_run(self) -> Run | None:
+        """The run, if it was made."""
+        return self._run
+
+    @property
+    def run(self) -> Run:
+        """The run, made at the first call; calls of decorated functions go there."""
+        if self._run is None:
+            from pytest_clusterjobs.engine.run import Run
+
+            self._run = Run(self.settings, run_id=self.run_id, worker=self.worker)
+            for callback in self.on_start:
+                callback(self._run)
+        return self._run
+
+    def open(self) -> None:
+        """Have calls of decorated functions go to this session's run, made when the first one comes."""
+        if not self._is_open:
+            self._previous = current.provide(lambda: self.run)
+            self._is_open = True
+
+    def close(self) -> None:
+        """Let go of the run, which must be closed. Idempotent."""
+        if self._is_open:
+            current.provide(self._previous)  # of a pytest that runs this one in its own process
+            self._is_open = False
+        self._run = None
+
+    def probe(self, name: str) -> Probe:
+        """Ask a backend whether it can be used, once a session."""
+        if name not in self.probes:
+            self.require(name)
+            self.probes[name] = self.run.probe(name)
+        return self.probes[name]
+
+    @staticmethod
+    def reason(probe: Probe) -> str:
+        """Say in one line why a backend cannot be used; "" when it can."""
+        if probe.is_available:
+            return ""
+        lines = probe.reason.splitlines() or ["no answer"]
+        return lines[0].removeprefix(f"{probe.name}: ")
+
+    def select_for_calls(self, test_id: str) -> None:
+        """Send the calls of an ordinary test, or of none, where ``--cluster`` says, or nowhere far."""
+        if self._run is not None:
+            names = self.selection.names
+            self._run.select(names[0] if names else selection.LOCAL, test_id)
+
+    def refuse_submissions(self, reason: str | None) -> None:
+        """Have every submission refused with a reason, or none any more."""
+        current.refuse(reason)
+
+    def adopt(self, worker: str) -> dict[str, Any]:
+        """Cancel what a killed worker of this run has left, and say what that was. In the controller only."""
+        directory = os.path.join(self.settings.workdir, self.run_id, worker)
+        if not os.path.isdir(directory):
+            return {}
+        cancelled = self.run.adopt_dead_worker(worker)
+        if self.values.keep == "never":
+            import shutil
+
+            shutil.rmtree(directory, ignore_errors=True)
+        kept = [directory] if os.path.isdir(directory) else []
+        return {"cancelled": cancelled, "kept": kept, "problems": [f"worker {worker} died; its jobs were cancelled"]}
+
+
+KEY = pytest.StashKey[ClusterSession]()
+
+
+def of(config: pytest.Config) -> ClusterSession:
+    """Give the session's object.
+
+    Raises:
+        pytest.UsageError: The options are wrong.
+    """
+    if KEY not in config.stash:
+        from pytest_clusterjobs.plugin import xdist
+
+        values = read(config)
+        worker = xdist.worker_of(config)
+        run_id, name = (os.urandom(4).hex(), "main") if worker is None else worker
+        config.stash[KEY] = ClusterSession(config, values, run_id, name)
+    return config.stash[KEY]

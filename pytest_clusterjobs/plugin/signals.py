@@ -1,0 +1,59 @@
+"""Signals: SIGTERM ends pytest as Ctrl-C does, and the clean-up at the end is not interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class TerminationGuard:
+    """Turns SIGTERM into KeyboardInterrupt, so that jobs are cancelled and files removed.
+
+    Only where nobody else handles SIGTERM, and only in the main thread: Python allows no other.
+    """
+
+    def __init__(self) -> None:
+        self._before: Any = None
+
+    def install(self) -> None:
+        """Handle SIGTERM from now on. Idempotent."""
+        if self._before is None and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._before = signal.signal(signal.SIGTERM, _interrupt)
+
+    def restore(self) -> None:
+        """Put back what was there. Idempotent."""
+        if self._before is not None and _in_main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    return
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside. Only around what is sure to end soon."""
+    if not _in_main_thread():
+        yield
+        return
+    # A handler, not SIG_IGN: that would be inherited by the commands that are run meanwhile.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not set from Python, and cannot be put back from here either
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
