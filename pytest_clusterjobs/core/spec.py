@@ -67,7 +67,8 @@ class JobSpec:
     timeout_s: float | None = None
     #: Our limit on the wait in the queue, in seconds, or None.
     queue_timeout_s: float | None = None
-    #: When the job's directory is kept: "failed", "always", "never", or None for the run's policy.
+    #: When the job's directory is kept: "failed" (when its test failed, or outside a test when it did itself),
+    #: "always", "never", or None for the run's policy.
     keep: str | None = None
     #: False: the job sees only a baseline environment and ``env``, not the caller's.
     inherit_env: bool = True

@@ -153,6 +153,8 @@ def _tidy(run: Run, report: CloseReport) -> None:
 
 def _is_kept(run: Run, record: JobRecord) -> bool:
     policy = record.spec.keep or run.settings.keep
+    if policy == "failed" and record.test_id:
+        return record.test_id in run.failed_tests  # a job's failure that its test expected is not worth keeping
     if policy == "failed":
-        return record.state is not JobState.COMPLETED or record.test_id in run.failed_tests
+        return record.state is not JobState.COMPLETED
     return policy == "always"

@@ -228,7 +228,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "keep",
         _one_of(KEEP_POLICIES),
-        "whose directories are kept at the end: failed jobs' (the default), always all, or never any",
+        "which jobs' directories are kept at the end: those of failed tests (the default), always all, or never any",
         "failed|always|never",
         default="failed",
     ),
