@@ -118,12 +118,22 @@ def hold(kind: str, name: str) -> AbstractContextManager[None]:
 
 
 def find(kind: str, name: str) -> Place | None:
-    """Give the place of a cluster that was started once, whether or not it runs."""
+    """Give the place of a cluster that was started once, whether or not it runs.
+
+    Raises:
+        ClusterBootError: Its directory is somebody else's: what its record says must not be exported.
+    """
     entry = base_directory() / f"{kind}-{name}"
     if os.path.lexists(entry):
-        return Place(entry, entry.resolve())
-    # The directory of clusters was removed by hand, the short one was not.
-    return Place(entry, _short(entry)) if not _is_usable(entry) and _short(entry).is_dir() else None
+        directory = entry.resolve()
+    elif not _is_usable(entry) and _short(entry).is_dir():  # the entry was removed by hand, the short directory was not
+        directory = _short(entry)
+    else:
+        return None
+    for each in [directory.parent, directory] if directory == _short(entry) else [directory]:
+        if each.exists():
+            _check_ours(each)
+    return Place(entry, directory)
 
 
 def every(kind: str) -> list[Place]:
@@ -157,7 +167,11 @@ def create(kind: str, name: str, wanted: Path | None) -> Place:
             _check_ours(directory.parent)
         directory.mkdir(parents=True, exist_ok=wanted is not None, mode=0o700)
         _check_ours(directory)
-    except OSError as error:
+    except (OSError, ClusterBootError) as error:
+        if entry.is_symlink():
+            entry.unlink()
+        if isinstance(error, ClusterBootError):
+            raise
         raise ClusterBootError(f"cannot make the cluster's directory {directory}: {error}") from error
     return Place(entry, directory)
 

@@ -6,6 +6,7 @@ ends however it ends, and its scope is the network namespace, exactly that of th
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 import zlib
@@ -21,12 +22,18 @@ _FIRST, _LAST = 20000, 31999
 
 
 def claim(name: str) -> socket.socket | None:
-    """Take a name on this machine until the socket is closed; None when somebody holds it."""
+    """Take a name on this machine until the socket is closed; None when somebody holds it.
+
+    Raises:
+        ClusterBootError: This system has no abstract Unix sockets: it is not Linux.
+    """
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         holder.bind(b"\0" + name.encode())
-    except OSError:
+    except OSError as error:
         holder.close()
+        if error.errno != errno.EADDRINUSE:
+            raise ClusterBootError(f"throw-away clusters need Linux: {error}") from error
         return None
     return holder
 

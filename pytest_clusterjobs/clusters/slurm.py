@@ -33,7 +33,7 @@ from pytest_clusterjobs.clusters.slurm_programs import (
     run,
     user_name,
 )
-from pytest_clusterjobs.clusters.slurm_tick import tick_environment
+from pytest_clusterjobs.clusters.slurm_tick import tick_environment, tick_library
 from pytest_clusterjobs.core.errors import ConfigError
 
 __all__ = ["SlurmClusterOptions", "boot", "down", "names", "running", "up"]
@@ -157,7 +157,7 @@ def _boot(options: SlurmClusterOptions) -> RunningCluster:
         _check_cgroup(options.name)
     programs = find_programs(accounting=options.accounting, auth=options.auth)
     user = user_name()
-    tick = tick_environment(options.tick_ms, _cache())
+    library = tick_library(_cache()) if options.tick_ms is not None else None
     place = places.create(_KIND, options.name, options.directory)
     try:
         given_away = {record.first_port for each in places.every(_KIND) if (record := each.read()) is not None}
@@ -169,6 +169,7 @@ def _boot(options: SlurmClusterOptions) -> RunningCluster:
             site = Site(directory, cluster_name, first_port, user, host_name(), version, options.auth)
             _write_configuration(site, options)
             starting = Boot(site, programs, nodes=options.nodes, timeout_s=options.boot_timeout_s)
+            tick = tick_environment(options.tick_ms, library, directory) if options.tick_ms and library else {}
             _start_everything(starting, options, tick)
         environment = {
             "SLURM_CONF": str(directory / "slurm.conf"),

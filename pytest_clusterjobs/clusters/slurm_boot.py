@@ -16,6 +16,7 @@ from pytest_clusterjobs.clusters import ports, processes
 from pytest_clusterjobs.clusters.base import ClusterBootError
 from pytest_clusterjobs.clusters.slurm_conf import CONTROLLER_PORT, DATABASE_DAEMON_PORT, Site
 from pytest_clusterjobs.clusters.slurm_programs import Programs, clean_environment, run
+from pytest_clusterjobs.clusters.slurm_tick import is_loaded
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +102,13 @@ class Boot:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
-    def start_controller(self, extra_environment: Mapping[str, str]) -> None:
-        """Start slurmctld on an empty state: job ids begin at 1."""
-        self._start("slurmctld", ["-D", "-c"], extra_environment)
+    def start_controller(self, tick: Mapping[str, str]) -> None:
+        """Start slurmctld, with what a shorter turn needs or {}, on an empty state: job ids begin at 1."""
+        self._start("slurmctld", ["-D", "-c"], tick)
         self._wait_port("slurmctld", CONTROLLER_PORT)
+        process = processes.recorded(self._directory)["slurmctld"]
+        if tick and (process is None or not is_loaded(process.pid)):
+            raise ClusterBootError(f"slurmctld did not load {tick['LD_PRELOAD']}", self._tail("slurmctld"))
 
     def start_nodes(self) -> None:
         """Start one slurmd per node and wait until the controller can give jobs to all of them."""

@@ -20,18 +20,27 @@ from pytest_clusterjobs.clusters.slurm_programs import clean_environment, run
 _SOURCE = Path(__file__).with_name("slurm_tick.c")
 
 
-def tick_environment(tick_ms: int | None, cache: Path) -> Mapping[str, str]:
-    """Give what slurmctld needs in its environment for a turn of ``tick_ms`` milliseconds; None: the stock second.
+def tick_environment(tick_ms: int, library: Path, directory: Path) -> Mapping[str, str]:
+    """Give what slurmctld needs in its environment for a turn of ``tick_ms`` milliseconds.
+
+    The library is copied to the cluster's directory first: LD_PRELOAD splits at blanks and colons (ld.so(8)), which
+    the path of the user's cache may have.
+    """
+    copied = shutil.copy(library, directory / "slurm-tick.so")
+    return {"CLUSTERJOBS_TICK_MS": str(tick_ms), "LD_PRELOAD": str(copied)}
+
+
+def is_loaded(pid: int) -> bool:
+    """Tell whether a process has the library; the loader merely warns when it cannot load it (a noexec mount)."""
+    return "/slurm-tick.so" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def tick_library(cache: Path) -> Path:
+    """Give the compiled library, compiling it if ``cache`` does not have it yet.
 
     Raises:
         ClusterBootError: There is no C compiler, or it failed.
     """
-    if tick_ms is None:
-        return {}
-    return {"CLUSTERJOBS_TICK_MS": str(tick_ms), "LD_PRELOAD": str(_library(cache))}
-
-
-def _library(cache: Path) -> Path:
     library = cache / f"slurm-tick-{os.uname().machine}-{zlib.crc32(_SOURCE.read_bytes()):08x}.so"
     if library.exists():
         return library

@@ -310,7 +310,10 @@ class TestExtras:
         assert "skip-networking" in " ".join(traces_of(cluster.directory))
 
     @pytest.mark.skipif(not installed("cc"), reason="no C compiler")
-    def test_tick_is_loaded_into_the_controller_alone(self, clusters: Path) -> None:
+    def test_tick_is_loaded_into_the_controller_alone(
+        self, clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))  # the loader splits LD_PRELOAD at blanks
         cluster = base.up("slurm", nodes=1, tick_ms=20)
         daemons = processes.recorded(cluster.directory)
         loaded = {
@@ -457,6 +460,17 @@ class TestPlaces:
         assert not place.directory.exists()
         assert places.find("slurm", "x") is None
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    def test_the_record_of_somebody_else_is_not_believed(self, clusters: Path) -> None:
+        place = places.create("slurm", "x", None)
+        try:
+            os.chown(place.directory, 1, 1)
+            with pytest.raises(ClusterBootError, match="only we can write to"):
+                places.find("slurm", "x")
+        finally:
+            os.chown(place.directory, 0, 0)
+            place.remove()
+
     def test_the_directory_of_a_user_without_our_record_is_not_removed(self, tmp_path: Path, clusters: Path) -> None:
         theirs = Path(f"/tmp/cj-theirs-{os.getpid()}")
         place = places.create("slurm", "x", theirs)
@@ -476,9 +490,9 @@ class TestPlaces:
         try:
             with pytest.raises(ClusterBootError, match="only we can write to"):
                 slurm.up(SlurmClusterOptions(directory=shared))
+            assert base.names("slurm") == []
         finally:
             shared.rmdir()
-            base.down("slurm")
 
 
 class TestPorts:
