@@ -112,6 +112,7 @@ class Clerk:
         Raises:
             ClusterJobsError: Refused for good.
         """
+        batch.try_at = float("inf")  # the clerk's own thread must leave it alone until this try has ended
         self._waiting.append(batch)
         error = self.try_batch(batch)
         if error is not None:
@@ -171,6 +172,7 @@ class Clerk:
         try:
             found = self._backend.query(name)
         except BackendError as error:
+            self._note_outage(error)
             self._put_off(batch, error, now)
             return
         ids = [native_id for native_id, queued in found.items() if queued.name == name]
@@ -249,7 +251,7 @@ class Clerk:
         except ClusterJobsError as error:
             self._last_query = now
             self._failures += 1
-            self._run.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.args[0]}")
+            self._note_outage(error)
             return
         self._failures = 0
         if answer is None:
@@ -260,6 +262,9 @@ class Clerk:
             if tracked.accepted is not None and tracked.accepted < asked_at:
                 queued = found.get(tracked.job.native_id)
                 self._judge(tracked, None if queued is None else queued.status, now)
+
+    def _note_outage(self, error: ClusterJobsError) -> None:
+        self._run.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.args[0]}")
 
     def _query(self) -> tuple[float, Mapping[str, QueuedJob]] | None:
         """Ask, or use what another worker of the run has just been told; None when another is asking."""

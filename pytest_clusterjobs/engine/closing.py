@@ -111,7 +111,7 @@ def adopt(run: Run, worker: str) -> list[str]:
             run.note_problem(f"{name}: cannot cancel what {worker} left: {error}")
             continue
         gone += [f"{name}:{native_id}" for native_id in living]
-    run.store.transport.remove(os.path.join(run.directory, "shared", f"room.{worker}"))
+    run.store.transport.remove(os.path.join(run.directory, "shared", f"room-{worker}.json"))
     return gone
 
 

@@ -485,20 +485,20 @@ class Run:
             return True
         with self.store.locked("room"):
             shared = os.path.join(self.store.root, "shared")
-            names = [name for name in self.store.transport.list_names(shared) if name.startswith("room.")]
-            others = sum(self.store.read_shared(name) or 0 for name in names if name != f"room.{self.worker}")
+            names = [name for name in self.store.transport.list_names(shared) if name.startswith("room-")]
+            others = sum(self.store.read_shared(name) or 0 for name in names if name != f"room-{self.worker}.json")
             mine = self._room_taken
             if others + mine + count > limit:
                 return False
             self._room_taken = mine + count
-            self.store.write_shared(f"room.{self.worker}", self._room_taken)
+            self.store.write_shared(f"room-{self.worker}.json", self._room_taken)
         return True
 
     def _give_room_back(self) -> None:
         if self.settings.max_jobs is not None and self._room_taken:
             with self.store.locked("room"):
                 self._room_taken -= 1
-                self.store.write_shared(f"room.{self.worker}", self._room_taken)
+                self.store.write_shared(f"room-{self.worker}.json", self._room_taken)
             for clerk in self._clerks.values():
                 clerk.wake()
 

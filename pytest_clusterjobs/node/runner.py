@@ -122,6 +122,8 @@ def set_up_process(order: Dict[str, Any]) -> None:
         os.chdir(order["cwd"])
     os.environ["PWD"] = os.getcwd()
     os.environ["CLUSTERJOBS_JOB_ID"] = order["job_id"]
+    # A crash would leave a core file of any size where the tests were started. The function may raise the limit again.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     sys.path.extend(path for path in order.get("sys_path", []) if path not in sys.path)
     sys.argv = [order.get("label", "job")]
     sys.modules["pytest_clusterjobs.node.runner"] = sys.modules[__name__]
