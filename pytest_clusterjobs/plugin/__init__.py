@@ -43,9 +43,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 @pytest.hookimpl(trylast=True)  # the names of backends are checked here, and other plugins may still bring some
 def pytest_configure(config: pytest.Config) -> None:
     """Register markers and fixtures, and what looks at the collected tests."""
-    from pytest_clusterjobs.plugin import fixtures, marks
+    from pytest_clusterjobs.plugin import fixtures, markers
 
-    for line in marks.LINES:
+    for line in markers.LINES:
         config.addinivalue_line("markers", line)
     config.pluginmanager.register(fixtures, "clusterjobs-fixtures")
     if _only_informs(config):

@@ -10,16 +10,12 @@ import pytest
 
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.plugin import selection
-from pytest_clusterjobs.plugin.collecting import ITEM, ClusterItem, argument_names
+from pytest_clusterjobs.plugin.collecting import argument_names
+from pytest_clusterjobs.plugin.items import BACKEND, ITEM, TROUBLE, ClusterItem
 from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.job import Job
-
-#: The backend that a test runs on, once that is known.
-BACKEND = pytest.StashKey[str]()
-#: True on a test that could not be set up because a backend does not answer.
-TROUBLE = pytest.StashKey[bool]()
 
 
 class Execution:

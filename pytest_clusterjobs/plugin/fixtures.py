@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_clusterjobs.plugin import session as sessions
-from pytest_clusterjobs.plugin.reporting import FAILED
-from pytest_clusterjobs.plugin.selection import LOCAL
+from pytest_clusterjobs.plugin.items import FAILED
+from pytest_clusterjobs.plugin.options import LOCAL
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.backends.base import Backend, BackendInfo, Capability

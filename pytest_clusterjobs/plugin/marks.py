@@ -1,31 +1,16 @@
-"""The markers: how they are written, what they say about a test, and what is wrong with them."""
+"""What the markers of a test say about it, and what is wrong with them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_clusterjobs.plugin.markers import NAMES
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_clusterjobs.decorator import ClusterFunction
-
-#: For ``pytest --markers``: the whole signature, and what it means.
-LINES = (
-    "real_world: the test needs a cluster; it runs with `-m real_world` or --cluster, else it is skipped.",
-    "expensive: the test costs much; it runs only with --run-expensive or a `-m` that names it.",
-    "cluster(*backends, cores=1, memory=None, time=None, gpus=0, nodes=1, partition=None, queue=None, account=None, "
-    "qos=None, constraint=None, env=None, modules=(), prologue=(), epilogue=(), extra_args=(), extra_directives=(), "
-    "name=None, backend=None, parallel=False, timeout=None, queue_timeout=None, keep=None, inherit_env=True): the test "
-    "is real_world and runs only on these backends, if any are named; the rest are defaults for the jobs that it "
-    "submits.",
-    "no_cluster(*backends): the test does not run on these backends.",
-    "cluster_xfail(reasons, *, raises=None, strict=None): the test is expected to fail on the backends that are the "
-    'keys of reasons, e.g. {"pbs": "no arrays"}; raises and strict are those of xfail.',
-)
-
-NAMES = frozenset({"real_world", "expensive", "cluster", "no_cluster", "cluster_xfail"})
 
 Require = Callable[[str], str]
 
@@ -86,19 +71,6 @@ def read(marks: Iterable[pytest.Mark], function: ClusterFunction[..., Any] | Non
         except (ValueError, TypeError) as error:
             raise MarkError(f"@pytest.mark.{mark.name}: {error}") from None
     return found if function is None else _with_decorator(found, function.spec.backend)
-
-
-def decorated(function: object) -> ClusterFunction[..., Any] | None:
-    """Give the `ClusterFunction` that a test function is or wraps; costs nothing while there is none at all."""
-    module = sys.modules.get("pytest_clusterjobs.decorator")
-    if module is None:
-        return None
-    kind: type[ClusterFunction[..., Any]] = module.ClusterFunction
-    for _ in range(20):  # other decorators may lie above ours; a circle of __wrapped__ must not hang us
-        if function is None or isinstance(function, kind):
-            return function
-        function = getattr(function, "__wrapped__", None)
-    return None
 
 
 # ---------------------------------------------------------------- one function per marker, with the marker's signature

@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Where a job goes when nothing says where.
+LOCAL = "local"
 #: Words of ``--cluster`` that are no backend's name.
 SPECIAL_WORDS = ("auto", "all", "none")
 MISSING_POLICIES = ("error", "skip")
@@ -213,7 +215,7 @@ OPTIONS: tuple[Option, ...] = (
         default=(),
         flag="--cluster",
     ),
-    Option("default", _word, "backend for `-m real_world` without --cluster", "NAME", default="local", flag=None),
+    Option("default", _word, "backend for `-m real_world` without --cluster", "NAME", default=LOCAL, flag=None),
     Option(
         "missing",
         _one_of(MISSING_POLICIES),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.plugin.collecting import ITEM
-from pytest_clusterjobs.plugin.execution import BACKEND, TROUBLE
+from pytest_clusterjobs.plugin.items import BACKEND, FAILED, ITEM, TROUBLE
 from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The attribute of a report.
 ATTRIBUTE = "clusterjobs"
-#: True once a phase of the test has failed.
-FAILED = pytest.StashKey[bool]()
 
 
 class ItemReporting:

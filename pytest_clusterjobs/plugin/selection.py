@@ -8,14 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_clusterjobs.plugin.marks import ClusterMarks
+from pytest_clusterjobs.plugin.options import LOCAL
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.backends.base import BackendInfo
     from pytest_clusterjobs.core.spec import JobSpec
     from pytest_clusterjobs.plugin.options import Values
 
-#: Where a job goes when nothing says where.
-LOCAL = "local"
 #: Marks that ask for a cluster when ``-m`` selects a test by them.
 ASKING_MARKS = frozenset({"real_world", "cluster", "expensive"})
 
@@ -102,15 +101,37 @@ def parameters(marks: ClusterMarks, selection: Selection, *, uses_fixtures: bool
     return marks.pins if not selection.names and uses_fixtures and len(marks.pins) == 1 else ()
 
 
-def plan(marks: ClusterMarks, selection: Selection, *, asked_by_mark: bool, parameter: str | None) -> Plan:
-    """Decide about a test that needs a cluster, or that uses our fixtures without being marked.
+def plan(
+    marks: ClusterMarks,
+    selection: Selection,
+    *,
+    expression: str = "",
+    own: Collection[str] = (),
+    runs_expensive: bool = False,
+    uses_fixtures: bool = False,
+    parameter: str | None = None,
+) -> Plan:
+    """Decide about a test that has one of our markers, is decorated, or uses our fixtures.
 
     Args:
         marks: What its markers say.
         selection: What ``--cluster`` means.
-        asked_by_mark: ``-m`` selected it by one of ``ASKING_MARKS``.
+        expression: ``-m``, which is taken to select the test.
+        own: Names of all its marks.
+        runs_expensive: ``--run-expensive``.
+        uses_fixtures: It uses fixtures that depend on the backend.
         parameter: The backend that it is parametrized with, or None.
     """
+    planned = Plan()
+    if marks.is_cluster_test or uses_fixtures:
+        asked_by_mark = asks(expression, ASKING_MARKS, own)
+        planned = _plan_backend(marks, selection, asked_by_mark=asked_by_mark, parameter=parameter)
+    if marks.is_expensive and not planned.skip and not (runs_expensive or asks(expression, {"expensive"}, own)):
+        return Plan(skip=TOO_EXPENSIVE)
+    return planned
+
+
+def _plan_backend(marks: ClusterMarks, selection: Selection, *, asked_by_mark: bool, parameter: str | None) -> Plan:
     if marks.is_cluster_test and selection.is_none:
         return Plan(skip=ASKED_NONE)
     if selection.names or selection.absent:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_clusterjobs.engine import current
-from pytest_clusterjobs.plugin import selection
-from pytest_clusterjobs.plugin.options import Values, read
+from pytest_clusterjobs.plugin.options import LOCAL, SPECIAL_WORDS, Values, read
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.config.settings import Settings
     from pytest_clusterjobs.engine.run import Probe, Run
-
-REFUSAL = "pytest is collecting: a job cannot be submitted while modules are imported; call it inside a test or fixture"
+    from pytest_clusterjobs.plugin.selection import Selection
 
 
 class ClusterSession:
@@ -43,7 +41,7 @@ class ClusterSession:
         self._run: Run | None = None
         self._previous: Callable[[], Run] | None = None
         self._is_open = False
-        self._selection: selection.Selection | None = None
+        self._selection: Selection | None = None
         self._known: tuple[str, ...] | None = None
 
     # ------------------------------------------------------------ names
@@ -76,7 +74,6 @@ class ClusterSession:
         """
         from pytest_clusterjobs.core.errors import UnknownBackendError
         from pytest_clusterjobs.core.naming import nearest
-        from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
 
         for name, source in self._given_names():
             try:
@@ -88,18 +85,20 @@ class ClusterSession:
                 ) from None
 
     def _given_names(self) -> list[tuple[str, str]]:
-        from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
-
         values = self.values
         names = [(word, values.cluster_source) for word in values.cluster if word not in SPECIAL_WORDS]
-        return names if values.default == selection.LOCAL else [*names, (values.default, "clusterjobs_default")]
+        return names if values.default == LOCAL else [*names, (values.default, "clusterjobs_default")]
 
     # ------------------------------------------------------------ what was asked
 
     @property
     def asks_by_mark(self) -> bool:
         """True when ``-m`` names one of the marks that ask for a cluster."""
-        return selection.mentions(self.config.option.markexpr, selection.ASKING_MARKS)
+        if not self.config.option.markexpr:
+            return False
+        from pytest_clusterjobs.plugin.selection import ASKING_MARKS, mentions
+
+        return mentions(self.config.option.markexpr, ASKING_MARKS)
 
     @property
     def is_asked(self) -> bool:
@@ -107,12 +106,14 @@ class ClusterSession:
         return ("none" not in self.values.cluster) and (bool(self.values.cluster) or self.asks_by_mark)
 
     @property
-    def selection(self) -> selection.Selection:
+    def selection(self) -> Selection:
         """What ``--cluster`` means. For ``auto`` all backends are asked, unless pytest only collects."""
         if self._selection is None:
+            from pytest_clusterjobs.plugin.selection import resolve
+
             wide = "auto" in self.values.cluster or "all" in self.values.cluster
             known = self.known if wide else ()
-            self._selection = selection.resolve(self.values, known, self._absent_reason)
+            self._selection = resolve(self.values, known, self._absent_reason)
         return self._selection
 
     def _absent_reason(self, name: str) -> str:
@@ -151,6 +152,8 @@ class ClusterSession:
             from pytest_clusterjobs.engine.run import Run
 
             self._run = Run(self.settings, run_id=self.run_id, worker=self.worker)
+            # It may be a test's body that calls a decorated function first.
+            self.select_for_calls(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0])
             for callback in self.on_start:
                 callback(self._run)
         return self._run
@@ -187,11 +190,7 @@ class ClusterSession:
         """Send the calls of an ordinary test, or of none, where ``--cluster`` says, or nowhere far."""
         if self._run is not None:
             names = self.selection.names
-            self._run.select(names[0] if names else selection.LOCAL, test_id)
-
-    def refuse_submissions(self, reason: str | None) -> None:
-        """Have every submission refused with a reason, or none any more."""
-        current.refuse(reason)
+            self._run.select(names[0] if names else LOCAL, test_id)
 
     def adopt(self, worker: str) -> dict[str, Any]:
         """Cancel what a killed worker of this run has left, and say what that was. In the controller only."""

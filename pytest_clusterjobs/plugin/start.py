@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_clusterjobs.plugin import selection, xdist
-from pytest_clusterjobs.plugin.collecting import Collecting, has_work
+from pytest_clusterjobs.plugin import xdist
+from pytest_clusterjobs.plugin.collecting import Collecting
+from pytest_clusterjobs.plugin.items import ITEM
+from pytest_clusterjobs.plugin.options import LOCAL
 from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Start:
 
     def _check_options(self) -> None:
         session, values = self._session, self._session.values
-        if values.cluster or values.default != selection.LOCAL:
+        if values.cluster or values.default != LOCAL:
             session.check_names()
         is_dry = session.config.option.collectonly
         if values.up and not xdist.is_worker(session.config):
@@ -64,8 +66,8 @@ class Start:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Activate where there is a cluster test, or a decorated function that any test may call."""
-        if has_work(session.items):
+        """Activate where there is a cluster test. Calls in other tests activate when the first one comes."""
+        if any(ITEM in item.stash for item in session.items):
             self.activate()
 
     def activate(self) -> None:
