@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pickle
+import pkgutil
 import site
 import sys
 import sysconfig
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.core.errors import PayloadError
-from pytest_clusterjobs.node.runner import LazyModule
+from pytest_clusterjobs.node.runner import LazyModule, hidden_name
 
 # Their helpers are needed by a failing assert only, and importing them costs more than most jobs.
 _LAZY_MODULES = frozenset({"_pytest.assertion.rewrite"})
@@ -210,6 +211,8 @@ def _outward_pickle(value: Any, *, modules_by_name: bool) -> bytes:
                     return LazyModule, (obj.__name__,)
                 if modules_by_name and sys.modules.get(obj.__name__) is obj:
                     return cloudpickle.cloudpickle.subimport, (obj.__name__,)
+            elif name := hidden_name(obj):
+                return pkgutil.resolve_name, (name,)
             return super().reducer_override(obj)
 
     buffer = io.BytesIO()

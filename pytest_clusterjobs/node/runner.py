@@ -8,12 +8,14 @@ Pickles refer to `LazyModule` and `NestedFunction` as members of ``pytest_cluste
 to that name without the package being there.
 """
 
+import builtins
 import contextlib
 import hashlib
 import io
 import json
 import os
 import pickle
+import pkgutil
 import platform
 import pwd
 import resource
@@ -251,24 +253,53 @@ def load_checked(part: Dict[str, Any]) -> Any:
     return pickle.loads(data)  # noqa: S301 - ours, and the checksum is right
 
 
-def dumps(value: Any, home: List[str]) -> bytes:
-    """Pickle for the way home: classes and functions of the modules in ``home`` go by name, for they live there."""
+def dumps(value: Any, home: List[str], named: Optional[Dict[str, Any]] = None) -> bytes:
+    """Pickle for the way home: classes and functions of the modules in ``home`` go by name, for they live there.
+
+    Args:
+        value: What is pickled.
+        home: Names of modules that are not here, or are others here than at home.
+        named: Filled with what went by name.
+    """
     import cloudpickle
 
     modules = frozenset(home)
 
     class HomewardPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            named = isinstance(obj, (type, types.FunctionType)) and "<" not in obj.__qualname__
-            if named and obj.__module__ in modules:
-                import pkgutil
-
-                return pkgutil.resolve_name, ("{}:{}".format(obj.__module__, obj.__qualname__),)
-            return super().reducer_override(obj)
+            name = hidden_name(obj)
+            if not name and isinstance(obj, (type, types.FunctionType)) and obj.__module__ in modules:
+                name = "" if "<" in obj.__qualname__ else "{}:{}".format(obj.__module__, obj.__qualname__)
+            if not name:
+                return super().reducer_override(obj)
+            if named is not None:
+                named[name] = obj
+            return pkgutil.resolve_name, (name,)
 
     buffer = io.BytesIO()
     HomewardPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
+
+
+def hidden_name(obj: Any) -> str:
+    """Give the real name of a class that claims to be a built-in, as pytest's outcomes do; "" for all others."""
+    if isinstance(obj, type) and obj.__module__ == "builtins" and not hasattr(builtins, obj.__name__):
+        outcomes = sys.modules.get("_pytest.outcomes")
+        if getattr(outcomes, obj.__name__, None) is obj:
+            return "_pytest.outcomes:" + obj.__name__
+    return ""
+
+
+def survives(data: bytes, named: Dict[str, Any], kind: type) -> bool:
+    """Tell whether a pickle can be unpickled at home, without importing here what lives only there."""
+
+    class Rehearsal(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == ("pkgutil", "resolve_name"):
+                return named.__getitem__
+            return super().find_class(module, name)
+
+    return type(Rehearsal(io.BytesIO(data)).load()) is kind
 
 
 def pack_value(value: Any, home: List[str]) -> Tuple[Dict[str, Any], Segments]:
@@ -312,27 +343,17 @@ def pack_exception(error: BaseException, home: List[str]) -> Tuple[Dict[str, Any
 
 def is_pytest_outcome(error: BaseException) -> bool:
     """Tell whether it is a skip, fail or xfail, which pytest reports in its own way."""
-    return type(error).__module__ in ("_pytest.outcomes", "Skipped", "Failed", "builtins") and (
-        "_pytest.outcomes" in [base.__module__ for base in type(error).__mro__]
-    )
+    return any(base.__module__ == "_pytest.outcomes" for base in type(error).__mro__)
 
 
 def pickle_exception(error: BaseException, home: List[str]) -> Optional[bytes]:
     """Pickle an exception and try it, since many can be pickled and not unpickled; None when it does not survive."""
+    named = {}  # type: Dict[str, Any]
     try:
-        data = dumps(error, home)
-        if isinstance(pickle.loads(data), type(error)) or not isinstance(error, Exception):  # noqa: S301 - just made
-            return data
+        data = dumps(error, home, named)
+        return data if survives(data, named, type(error)) else None
     except BaseException:
-        if _resolves_only_at_home(error, home):
-            with contextlib.suppress(BaseException):
-                copy = type(error)(*error.args)
-                return dumps(error, home) if copy.args == error.args else None
-    return None
-
-
-def _resolves_only_at_home(error: BaseException, home: List[str]) -> bool:
-    return any(base.__module__ in home for base in type(error).__mro__)
+        return None
 
 
 def describe_exception(error: BaseException, link: str) -> Dict[str, Any]:
