@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_clusterjobs.engine.job import Job, JobArray
     from pytest_clusterjobs.engine.run import Run
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,12 +39,10 @@ class ClusterFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Submit a call, wait for its end and give its value, or raise what it raised."""
-        __tracebackhide__ = True
         return self.submit(*args, **kwargs).result()
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Submit a call and give its future at once."""
-        __tracebackhide__ = True
         self._check_arguments(args, kwargs)
         return _run().submit_call(
             self.__wrapped__, args, kwargs, self.spec, label=self._label, depends_on=self._depends_on
@@ -49,7 +50,6 @@ class ClusterFunction(Generic[P, R]):
 
     def map(self, *iterables: Iterable[Any], max_concurrent: int | None = None) -> list[R]:
         """Call it for each group of items, as the built-in ``map`` does, in one job array; values in order."""
-        __tracebackhide__ = True
         return self.map_submit(*iterables, max_concurrent=max_concurrent).results()
 
     def map_submit(self, *iterables: Iterable[Any], max_concurrent: int | None = None) -> JobArray[R]:
@@ -59,7 +59,6 @@ class ClusterFunction(Generic[P, R]):
             iterables: One for each argument; the shortest ends the others.
             max_concurrent: At most so many jobs of the array at once.
         """
-        __tracebackhide__ = True
         from pytest_clusterjobs.engine.job import JobArray
         from pytest_clusterjobs.engine.work import Work
 
@@ -114,7 +113,6 @@ class ClusterFunction(Generic[P, R]):
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise the TypeError of a wrong call here, before anything is submitted."""
-        __tracebackhide__ = True
         try:
             signature = inspect.signature(self.__wrapped__)
         except (TypeError, ValueError):

@@ -24,6 +24,9 @@ from pytest_clusterjobs.core.errors import (
 )
 from pytest_clusterjobs.transports.base import CommandResult
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 SCRIPT = "script.sh"
 
 #: Exit code of the script when a module cannot be loaded.

@@ -27,6 +27,9 @@ from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.units import clock_text, parse_duration
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 # squeue(1) "JOB STATE CODES" and sacct(1), releases 22.05 to 26.05, in the manuals' order.
 STATES: dict[str, tuple[JobState, ExitReason | None]] = {
     "BOOT_FAIL": (JobState.FAILED, ExitReason.NODE_FAILURE),
@@ -132,7 +135,7 @@ class SlurmBackend(BatchBackend):
     # ------------------------------------------------------------ submission
 
     def submit(self, submission: Submission) -> Submitted:
-        # Slurm takes a job that no node could ever hold and leaves it pending, for a reason that drained nodes give too.
+        # Slurm takes a job that no node could hold and leaves it pending, for a reason that drained nodes give too.
         spec = submission.spec
         if spec.cores > 1 or spec.nodes > 1:
             info = self._info or self.check()

@@ -23,6 +23,9 @@ from pytest_clusterjobs.engine.tracking import Batch, Tracked
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 log = logging.getLogger("pytest_clusterjobs")
 
 _FIRST_QUERY_S = 2.0
@@ -85,7 +88,7 @@ class Clerk:
 
     def _loop(self) -> None:
         while not self._stop:
-            self._wake.wait(_TURN_S if self._waiting or self._run.unfinished(self._backend) else 5.0)
+            self._wake.wait(_TURN_S if self._waiting or self._run.ledger.unfinished(self._backend) else 5.0)
             self._wake.clear()
             try:
                 self.step(self._clock())
@@ -100,7 +103,7 @@ class Clerk:
             if now >= batch.try_at and not self._stop:
                 self.try_batch(batch)
         self._send_cancels()
-        jobs = self._run.unfinished(self._backend)
+        jobs = self._run.ledger.unfinished(self._backend)
         if any(tracked.accepted is not None for tracked in jobs) and self._is_due(now, jobs):
             self._ask(now)
 
@@ -133,7 +136,7 @@ class Clerk:
             self._put_off(batch, error, now)
         except ClusterJobsError as error:
             self._forget(batch)
-            self._run.refuse_batch(batch, error)
+            self._run.ledger.refuse(batch, error)
             return error
         else:
             self._accept(batch, submitted.native_ids, submitted.command)
@@ -149,7 +152,7 @@ class Clerk:
             self._forget(batch)
             names = ", ".join(f"{job.record.name} ({job.record.state})" for job in failed)
             for tracked in batch.members:
-                run.end(tracked, verdict.Verdict(JobState.CANCELLED, ExitReason.DEPENDENCY_FAILED, names), None)
+                run.ledger.end(tracked, verdict.Verdict(JobState.CANCELLED, ExitReason.DEPENDENCY_FAILED, names), None)
             return False
         if not all(_completed(job) for job in batch.depends_on):
             names = ", ".join(job.record.name for job in batch.depends_on if not _completed(job))
@@ -157,7 +160,7 @@ class Clerk:
             for tracked in batch.members:
                 tracked.waits_since = now
             return False
-        if not batch.has_room and not run.take_room(len(batch.members)):
+        if not batch.has_room and not run.room.take(len(batch.members)):
             self._hold(batch, now, f"waits with us: at most {run.settings.max_jobs} jobs at once", _TURN_S)
             return False
         batch.has_room = True
@@ -188,7 +191,7 @@ class Clerk:
         batch.last_error = error
         if now - batch.members[0].waits_since > _OUTAGE_S and not isinstance(error, SubmitLimit):
             self._forget(batch)
-            self._run.refuse_batch(batch, error)
+            self._run.ledger.refuse(batch, error)
             return
         delay = min(_MAX_RETRY_S, _RETRY_S * 1.5 ** min(batch.tries, 10))
         self._hold(batch, now, f"waits with us: {error.args[0]}", delay)
@@ -205,7 +208,7 @@ class Clerk:
         if now - self._last_query > _MAX_GAP_S or self._first_submission is None:
             self._first_submission = now
         self._last_submission = now
-        self._run.accept_batch(batch, native_ids, command)
+        self._run.accepted(batch, native_ids, command)
         if not self._backend.has_push:
             self.start()
 
@@ -221,14 +224,16 @@ class Clerk:
 
     def _send_cancels(self) -> None:
         chosen = [
-            tracked for tracked in self._run.unfinished(self._backend) if tracked.must_cancel and tracked.accepted
+            tracked
+            for tracked in self._run.ledger.unfinished(self._backend)
+            if tracked.must_cancel and tracked.accepted
         ]
         if not chosen:
             return
         try:
             self._backend.cancel([tracked.job.native_id for tracked in chosen])
         except BackendError as error:
-            self._run.note_problem(f"{self._backend.name}: cannot cancel now, tries again: {error.args[0]}")
+            self._run.ledger.note_problem(f"{self._backend.name}: cannot cancel now, tries again: {error.args[0]}")
             return
         for tracked in chosen:
             tracked.must_cancel = False
@@ -258,13 +263,15 @@ class Clerk:
             return
         self._last_query = now
         asked_at, found = answer
-        for tracked in self._run.unfinished(self._backend):
+        for tracked in self._run.ledger.unfinished(self._backend):
             if tracked.accepted is not None and tracked.accepted < asked_at:
                 queued = found.get(tracked.job.native_id)
                 self._judge(tracked, None if queued is None else queued.status, now)
 
     def _note_outage(self, error: ClusterJobsError) -> None:
-        self._run.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.args[0]}")
+        self._run.ledger.note_problem(
+            f"{self._backend.name} does not answer; no job's state is changed: {error.args[0]}"
+        )
 
     def _query(self) -> tuple[float, Mapping[str, QueuedJob]] | None:
         """Ask, or use what another worker of the run has just been told; None when another is asking."""
@@ -286,18 +293,18 @@ class Clerk:
             return asked_at, found
 
     def _is_urgent(self) -> bool:
-        return any(tracked.needs_scheduler for tracked in self._run.unfinished(self._backend))
+        return any(tracked.needs_scheduler for tracked in self._run.ledger.unfinished(self._backend))
 
     def _judge(self, tracked: Tracked, status: JobStatus | None, now: float) -> None:
         run = self._run
-        with run.lock:
+        with run.ledger.lock:
             if tracked.is_closed:
                 return
             if status is None:
                 tracked.missing_since = tracked.missing_since or now
             else:
                 tracked.missing_since = None
-                run.note_status(tracked, status, keep_state=status.state.is_terminal)
+                run.ledger.note_status(tracked, status, keep_state=status.state.is_terminal)
             if status is not None and not status.state.is_terminal:
                 self._judge_living(tracked, status, now)
                 return
@@ -306,7 +313,7 @@ class Clerk:
             since = tracked.ended_since or tracked.missing_since or now
         # Only its own evidence or another source can tell; the evidence first, once it has had time to show.
         if now - since >= _SETTLE_S or tracked.unexplained_since is not None or tracked.cancel_reason is not None:
-            if run.end_with_evidence(tracked, lambda: None):
+            if run.ledger.end_with_evidence(tracked, lambda: None):
                 return
             self._explain(tracked, status, now, since)
 
@@ -315,33 +322,33 @@ class Clerk:
         tracked.ended_since = None
         if status.state is JobState.PENDING:
             if tracked.started is not None or tracked.code is not None:
-                run.note_requeue(tracked, status)
+                run.ledger.note_requeue(tracked, status)
             if status.is_hopeless and tracked.cancel_reason is None:
                 run.cancel_tracked(tracked, ExitReason.NEVER_STARTS, status.detail)
         elif tracked.unexplained_since is not None and now - tracked.unexplained_since > _EXPLAIN_S:
-            run.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
+            run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
 
     def _explain(self, tracked: Tracked, status: JobStatus | None, now: float, since: float) -> None:
         run = self._run
         try:
             explained = self._backend.explain(tracked.job.native_id) or status
         except ClusterJobsError as error:
-            run.note_problem(f"{self._backend.name}: cannot explain {tracked.job.record.name}: {error.args[0]}")
+            run.ledger.note_problem(f"{self._backend.name}: cannot explain {tracked.job.record.name}: {error.args[0]}")
             explained = status
         if explained is not None and not explained.state.is_terminal:
-            with run.lock:
+            with run.ledger.lock:
                 tracked.missing_since = None
                 self._judge_living(tracked, explained, now)
             return
         if explained is not None:
-            run.note_status(tracked, explained, keep_state=True)
-            run.end(tracked, self._by_scheduler(tracked, explained), None)
+            run.ledger.note_status(tracked, explained, keep_state=True)
+            run.ledger.end(tracked, self._by_scheduler(tracked, explained), None)
         elif tracked.cancel_reason is not None or tracked.code is not None:
-            run.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
+            run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
         elif now - since >= run.settings.lost_after_s:
             directory = tracked.job.record.directory
             names = run.store.transport.list_names(directory)
-            run.end(tracked, verdict.lost(self._backend.explain_sources(), directory, names), None)
+            run.ledger.end(tracked, verdict.lost(self._backend.explain_sources(), directory, names), None)
 
     def _by_scheduler(self, tracked: Tracked, status: JobStatus) -> verdict.Verdict:
         if tracked.cancel_reason is not None and status.state is not JobState.COMPLETED:

@@ -13,6 +13,7 @@ from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine import verdict
+from pytest_clusterjobs.engine.room import Room
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
@@ -38,7 +39,7 @@ class CloseReport:
 
 def close(run: Run, report: CloseReport) -> None:
     """Do all of it. Nothing here stops at an error; each is put into the report."""
-    left = run.unfinished()
+    left = run.ledger.unfinished()
     for tracked in left:
         tracked.cancel_reason = tracked.cancel_reason or ExitReason.CANCELLED
         tracked.cancel_detail = tracked.cancel_detail or "the run ended"
@@ -51,9 +52,9 @@ def close(run: Run, report: CloseReport) -> None:
             _guarded(report, backend, ids)
             report.leaked += wait_until_gone(backend, report.problems, own_prefix(run))
     run.settle()
-    for tracked in run.unfinished():
+    for tracked in run.ledger.unfinished():
         reason = tracked.cancel_reason or ExitReason.CANCELLED
-        run.end(tracked, verdict.Verdict(JobState.CANCELLED, reason, tracked.cancel_detail), None)
+        run.ledger.end(tracked, verdict.Verdict(JobState.CANCELLED, reason, tracked.cancel_detail), None)
     run.stop_threads()
     for backend in run.open_backends():
         backend.close()
@@ -108,10 +109,10 @@ def adopt(run: Run, worker: str) -> list[str]:
             living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
             backend.cancel(living)
         except ClusterJobsError as error:
-            run.note_problem(f"{name}: cannot cancel what {worker} left: {error}")
+            run.ledger.note_problem(f"{name}: cannot cancel what {worker} left: {error}")
             continue
         gone += [f"{name}:{native_id}" for native_id in living]
-    run.store.transport.remove(os.path.join(run.directory, "shared", f"room-{worker}.json"))
+    Room.forget(run.store, worker)
     return gone
 
 

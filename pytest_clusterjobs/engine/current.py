@@ -11,6 +11,9 @@ from pytest_clusterjobs.core.errors import UsageError
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 _provider: Callable[[], Run] | None = None
 _refusal: str | None = None
 
@@ -46,7 +49,6 @@ def refuse(reason: str | None) -> str | None:
 
 def refuse_now() -> None:
     """Raise `UsageError` where no job may be submitted."""
-    __tracebackhide__ = True
     if _refusal is not None:
         raise UsageError(_refusal)
     if "CLUSTERJOBS_JOB_ID" in os.environ and os.environ.get("CLUSTERJOBS_NESTED") != "submit":

@@ -19,6 +19,9 @@ from pytest_clusterjobs.engine.store import STDERR, STDOUT
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 R = TypeVar("R")
 Callback = Callable[["Job[Any]"], object | Awaitable[object]]
 
@@ -113,7 +116,6 @@ class Job(Generic[R]):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for its end, at most ``timeout_s`` seconds; tell whether it has ended. Ctrl-C interrupts."""
-        __tracebackhide__ = True
         self._run.flush()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._ended.is_set():
@@ -132,7 +134,6 @@ class Job(Generic[R]):
             JobError: It ended without a value; the class and the message say how.
             BaseException: What its code raised: the same type, with the frames of the node.
         """
-        __tracebackhide__ = True
         error = self.exception(timeout_s)
         if error is not None:
             raise error.with_traceback(self._traceback)
@@ -141,7 +142,6 @@ class Job(Generic[R]):
 
     def exception(self, timeout_s: float | None = None) -> BaseException | None:
         """Wait for its end and give what `result` would raise, or None."""
-        __tracebackhide__ = True
         if not self.wait(timeout_s):
             record = self.record
             where = f"{record.state}, {record.detail}" if record.detail else str(record.state)
@@ -186,7 +186,7 @@ class Job(Generic[R]):
                 self._callbacks.append((condition, callback))
                 return
         if condition in self._conditions():
-            self._run.call_back(callback, self)
+            self._run.callbacks.put(callback, self)
 
     def _conditions(self) -> tuple[str, str]:
         state = self.record.state
@@ -200,7 +200,7 @@ class Job(Generic[R]):
             matching = [callback for condition, callback in self._callbacks if condition in self._conditions()]
             self._callbacks.clear()
         for callback in matching:
-            self._run.call_back(callback, self)
+            self._run.callbacks.put(callback, self)
 
     # ------------------------------------------------------------ loading
 
@@ -302,7 +302,6 @@ class JobArray(Sequence["Job[R]"]):
         Raises:
             WaitTimeout: Not all have ended within ``timeout_s`` seconds in all.
         """
-        __tracebackhide__ = True
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return [job.result(None if deadline is None else max(0.0, deadline - time.monotonic())) for job in self._jobs]
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_clusterjobs.core.errors import StoreError
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import verdict
 from pytest_clusterjobs.engine.tracking import Tracked
@@ -95,7 +94,7 @@ class Monitor:
     def _take_changes(self, now: float) -> None:
         while self._changed:
             native_id = self._changed.popleft()
-            tracked = self._run.by_native_id(native_id)
+            tracked = self._run.ledger.by_native_id(native_id)
             status = None if tracked is None else tracked.backend.explain(native_id)
             if tracked is not None and status is not None:
                 self._last_event = now
@@ -104,21 +103,21 @@ class Monitor:
     def take_status(self, tracked: Tracked, status: JobStatus, now: float) -> None:
         """Take in what a scheduler with push says: it is complete and final."""
         run = self._run
-        with run.lock:
+        with run.ledger.lock:
             if status.state is JobState.RUNNING:
-                run.note_start(tracked, now)
+                run.ledger.note_start(tracked, now)
             if not status.state.is_terminal:
-                run.note_status(tracked, status)
+                run.ledger.note_status(tracked, status)
                 return
-            run.note_status(tracked, status, keep_state=True)
-            run.end_with_evidence(tracked, lambda: _by_status(tracked, status))
+            run.ledger.note_status(tracked, status, keep_state=True)
+            run.ledger.end_with_evidence(tracked, lambda: _by_status(tracked, status))
 
     def _take_marks(self, now: float) -> None:
         run = self._run
         for name in run.store.transport.list_names(run.store.marks):
             job_id = name.removesuffix(".start")
-            with run.lock:
-                tracked = run.by_job_id(job_id)
+            with run.ledger.lock:
+                tracked = run.ledger.by_job_id(job_id)
                 if tracked is None:
                     run.store.transport.remove(run.store.mark(name))
                     continue
@@ -127,7 +126,7 @@ class Monitor:
                 if name != job_id:
                     if tracked.started is None:
                         self._last_event = now
-                        run.note_start(tracked, now)
+                        run.ledger.note_start(tracked, now)
                 elif tracked.code is None:
                     self._take_end(tracked, now)
 
@@ -138,18 +137,18 @@ class Monitor:
             return  # being written
         self._last_event = now
         code = int(text)
-        if run.end_with_evidence(tracked, lambda: None):
+        if run.ledger.end_with_evidence(tracked, lambda: None):
             return
         if tracked.cancel_reason is None and code in _SCHEDULER_SIGNALS:
             tracked.code, tracked.unexplained_since = code, now
             run.ask_scheduler(tracked)
             return
-        run.end(tracked, by_exit_code(tracked, code), None)
+        run.ledger.end(tracked, by_exit_code(tracked, code), None)
 
     # ------------------------------------------------------------ our own limits
 
     def _check_limits(self, now: float) -> None:
-        for tracked in self._run.unfinished():
+        for tracked in self._run.ledger.unfinished():
             spec, settings = tracked.job.record.spec, self._run.settings
             if tracked.cancel_reason is not None:
                 continue
@@ -163,15 +162,6 @@ class Monitor:
                     why = tracked.job.record.detail
                     detail = f"queue_timeout of {limit:g} s" + (f", it waited for: {why}" if why else "")
                     self._run.cancel_tracked(tracked, ExitReason.QUEUE_TIMEOUT, detail)
-
-
-def read_header(run: Run, tracked: Tracked) -> tuple[verdict.Verdict, dict[str, object]] | None:
-    """Judge a job by its envelope, or None when it has none."""
-    try:
-        header = run.store.read_header(tracked.job.record.directory)
-    except StoreError as error:
-        return verdict.Verdict(JobState.FAILED, ExitReason.LAUNCH_FAILURE, str(error)), {}
-    return None if header is None else (verdict.from_envelope(header), header)
 
 
 def by_exit_code(tracked: Tracked, code: int) -> verdict.Verdict:

@@ -26,6 +26,9 @@ from typing import Any
 from pytest_clusterjobs.core.errors import PayloadError
 from pytest_clusterjobs.node.runner import LazyModule, hidden_name
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 # Their helpers are needed by a failing assert only, and importing them costs more than most jobs.
 _LAZY_MODULES = frozenset({"_pytest.assertion.rewrite"})
 _lock = threading.RLock()
@@ -65,13 +68,13 @@ def pack(
         try:
             packed = _dumps(function)
         except Exception as error:
-            raise PayloadError(_function_message(function, label, error)) from error
+            raise PayloadError(_function_message(function, label, error)) from None
         arguments = []
         for args, kwargs in calls:
             try:
                 arguments.append(_dumps((args, kwargs)))
             except Exception as error:
-                raise PayloadError(_argument_message(function, args, kwargs, label, names or {}, error)) from error
+                raise PayloadError(_argument_message(function, args, kwargs, label, names or {}, error)) from None
     return Payload(packed, tuple(arguments), ("__main__", *(module.__name__ for module in modules)))
 
 

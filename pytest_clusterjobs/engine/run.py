@@ -4,55 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from queue import SimpleQueue
 from typing import Any
 
 from pytest_clusterjobs.backends import registry
-from pytest_clusterjobs.backends.base import Backend, BackendInfo, BackendSettings, Partition, Submission
+from pytest_clusterjobs.backends.base import Backend, BackendSettings, Submission
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, StoreError, UsageError
+from pytest_clusterjobs.core.errors import UsageError
 from pytest_clusterjobs.core.naming import slug
-from pytest_clusterjobs.core.record import JobRecord, utc_now
+from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.spec import JobSpec
-from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
-from pytest_clusterjobs.engine import closing, verdict
+from pytest_clusterjobs.core.state import ExitReason, JobState
+from pytest_clusterjobs.engine import closing, probe, verdict
+from pytest_clusterjobs.engine.callbacks import Callbacks
 from pytest_clusterjobs.engine.clerk import Clerk
 from pytest_clusterjobs.engine.closing import CloseReport
 from pytest_clusterjobs.engine.current import refuse_now
-from pytest_clusterjobs.engine.job import Callback, Job
-from pytest_clusterjobs.engine.monitor import Monitor, read_header
+from pytest_clusterjobs.engine.job import Job
+from pytest_clusterjobs.engine.ledger import Ledger
+from pytest_clusterjobs.engine.monitor import Monitor
+from pytest_clusterjobs.engine.probe import Probe
+from pytest_clusterjobs.engine.room import Room
 from pytest_clusterjobs.engine.store import Store
 from pytest_clusterjobs.engine.tracking import Batch, Tracked
 from pytest_clusterjobs.engine.work import Work, command_work, inherited_environment, name_of, prepare
-from pytest_clusterjobs.node.runner import START
 from pytest_clusterjobs.transports.local import LocalTransport
 
-log = logging.getLogger("pytest_clusterjobs")
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 DEFAULT_BACKEND = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Whether a backend can be used, asked once a run."""
-
-    #: Its name.
-    name: str
-    #: True when the scheduler itself answered.
-    is_available: bool
-    #: What it said, or None.
-    info: BackendInfo | None
-    #: Why it cannot be used, "" when it can.
-    reason: str
 
 
 class Run:
@@ -68,34 +52,29 @@ class Run:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
         self.settings = settings
-        #: Every job of this process, in order of submission.
-        self.records: list[JobRecord] = []
         #: Called about once a second, in a thread that waits, with the unfinished jobs.
         self.on_wait: Callable[[Sequence[JobRecord]], None] | None = None
-        #: Trouble with schedulers that was ridden out, each once.
-        self.problems: list[str] = []
-        #: Guards the state of all jobs.
-        self.lock = threading.RLock()
+        #: Tests that failed, told by `keep_jobs_of`.
+        self.failed_tests: set[str] = set()
+        #: Its directories.
         self.store = Store(LocalTransport(), settings.workdir, self.run_id, worker)
+        #: Its jobs.
+        self.ledger = Ledger(self.store, self._after_end)
+        #: Its callbacks.
+        self.callbacks = Callbacks()
+        #: Its share of the limit on jobs.
+        self.room = Room(self.store, settings.max_jobs)
         self._backends: dict[str, Backend] = {}
         self._clerks: dict[str, Clerk] = {}
         self._monitor = Monitor(self)
-        self._unfinished: dict[str, Tracked] = {}
-        self._native: dict[str, Tracked] = {}
-        self._jobs: list[Job[Any]] = []
         self._probes: dict[str, Probe] = {}
         self._numbers = itertools.count(1)
         self._selected = DEFAULT_BACKEND
         self._test_id = ""
         self._defaults: JobSpec | None = None
         self._gathering: list[tuple[Job[Any], Work, str]] | None = None
-        self._callbacks: SimpleQueue[tuple[Callback, Job[Any]] | None] = SimpleQueue()
-        self._callback_thread: threading.Thread | None = None
-        self._report: CloseReport | None = None
-        self._room_taken = 0
         self._gathering_limit: int | None = None
-        #: Tests that failed, told by `keep_jobs_of`.
-        self.failed_tests: set[str] = set()
+        self._report: CloseReport | None = None
 
     # ------------------------------------------------------------ what it is
 
@@ -103,6 +82,16 @@ class Run:
     def directory(self) -> str:
         """The run's directory. It may not exist yet."""
         return self.store.root
+
+    @property
+    def records(self) -> list[JobRecord]:
+        """Every job of this process, in order of submission."""
+        return self.ledger.records
+
+    @property
+    def problems(self) -> list[str]:
+        """Trouble with schedulers that was ridden out, each once."""
+        return self.ledger.problems
 
     @property
     def selected(self) -> str:
@@ -130,7 +119,7 @@ class Run:
         Raises:
             UnknownBackendError: There is none.
         """
-        with self.lock:
+        with self.ledger.lock:
             if name not in self._backends:
                 settings = BackendSettings(self.settings.command_timeout_s, self.settings.python)
                 backend = registry.create(name, LocalTransport(), settings)
@@ -150,15 +139,15 @@ class Run:
             self.store.open()
             with self.store.locked(f"probe-{name}"):
                 kept = self.store.read_shared(f"probe-{name}.json") if self.has_other_workers else None
-                probe = _probe_from(kept) if kept else _probe(backend)
+                answer = probe.from_json(kept) if kept else probe.ask(backend)
                 if self.has_other_workers and not kept:
-                    self.store.write_shared(f"probe-{name}.json", dataclasses.asdict(probe))
-            self._probes[name] = probe
+                    self.store.write_shared(f"probe-{name}.json", dataclasses.asdict(answer))
+            self._probes[name] = answer
         return self._probes[name]
 
     def jobs_of(self, test_id: str) -> list[Job[Any]]:
         """Give the jobs that were submitted for a test, in order."""
-        return [job for job in self._jobs if job.record.test_id == test_id]
+        return [job for job in self.ledger.jobs if job.record.test_id == test_id]
 
     # ------------------------------------------------------------ submission
 
@@ -207,23 +196,15 @@ class Run:
             PayloadError: Something cannot be sent to the node.
             SubmitError: The scheduler refused.
         """
-        __tracebackhide__ = True
         refuse_now()
         if self._report is not None:
             raise UsageError(f"the run {self.run_id} has ended; no job can be submitted to it any more")
+        made = [self._make_job(work, depends_on) for work in works]
         if self._gathering is not None:
-            made = [self._make_job(work, depends_on) for work in works]
             self._gathering += made
-            return [job for job, _, _ in made]
-        groups: dict[tuple[str, JobSpec], list[tuple[Job[Any], Work]]] = {}
-        jobs = []
-        for work in works:
-            job, laid, backend = self._make_job(work, depends_on)
-            groups.setdefault((backend, _shape(laid)), []).append((job, laid))
-            jobs.append(job)
-        for (backend, _), members in groups.items():
-            self._submit_group(backend, members, depends_on, max_concurrent)
-        return jobs
+        else:
+            self._submit_groups(made, depends_on, max_concurrent)
+        return [job for job, _, _ in made]
 
     @contextmanager
     def gather(self, max_concurrent: int | None = None) -> Iterator[None]:
@@ -236,18 +217,17 @@ class Run:
         except BaseException:
             held, self._gathering = self._gathering, None
             for job, _, _ in held or []:
-                self._end_unsubmitted(job, verdict.Verdict(JobState.CANCELLED, ExitReason.CANCELLED, "never submitted"))
+                self.ledger.end_unsubmitted(
+                    job, verdict.Verdict(JobState.CANCELLED, ExitReason.CANCELLED, "never submitted")
+                )
             raise
         self.flush()
 
     def flush(self) -> None:
         """Submit what `gather` holds back."""
         held, self._gathering = self._gathering, None
-        groups: dict[tuple[str, JobSpec], list[tuple[Job[Any], Work]]] = {}
-        for job, work, backend in held or []:
-            groups.setdefault((backend, _shape(work)), []).append((job, work))
-        for (backend, _), members in groups.items():
-            self._submit_group(backend, members, (), self._gathering_limit)
+        if held:
+            self._submit_groups(held, (), self._gathering_limit)
 
     def _make_job(self, work: Work, depends_on: Sequence[Job[Any]]) -> tuple[Job[Any], Work, str]:
         spec = work.spec if self._defaults is None else lay_over(self._defaults, work.spec)
@@ -258,6 +238,19 @@ class Run:
         if depends_on:
             record.detail = "waits for " + ", ".join(other.record.name for other in depends_on)
         return job, work, backend
+
+    def _submit_groups(
+        self,
+        made: list[tuple[Job[Any], Work, str]],
+        depends_on: Sequence[Job[Any]],
+        max_concurrent: int | None,
+    ) -> None:
+        groups: dict[tuple[str, JobSpec], list[tuple[Job[Any], Work]]] = {}
+        for job, work, backend in made:
+            shape = dataclasses.replace(work.spec, name=None)
+            groups.setdefault((backend, shape), []).append((job, work))
+        for (backend, _), members in groups.items():
+            self._submit_group(backend, members, depends_on, max_concurrent)
 
     def _submit_group(
         self,
@@ -314,160 +307,9 @@ class Run:
             environment=inherited_environment(spec.inherit_env),
             max_concurrent=max_concurrent,
         )
-        with self.lock:
-            for one in tracked:
-                self.records.append(one.job.record)
-                self._jobs.append(one.job)
-                self._unfinished[one.job.job_id] = one
-        self.store.journal("intent", name=name, backend=backend.name, jobs=ids, directory=directory)
-        return Batch(tracked, submission, backend, tuple(depends_on))
-
-    # ------------------------------------------------------------ what the monitor and the clerks tell
-
-    def unfinished(self, backend: Backend | None = None) -> list[Tracked]:
-        """Give the unfinished jobs, of one backend or of all."""
-        with self.lock:
-            return [tracked for tracked in self._unfinished.values() if backend is None or tracked.backend is backend]
-
-    def by_job_id(self, job_id: str) -> Tracked | None:
-        """Give an unfinished job by our id."""
-        return self._unfinished.get(job_id)
-
-    def by_native_id(self, native_id: str) -> Tracked | None:
-        """Give an unfinished job by the scheduler's id, of a backend with push."""
-        return self._native.get(native_id)
-
-    def accept_batch(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
-        """Take note that the scheduler has accepted a batch."""
-        now, moment = time.monotonic(), utc_now()
-        self.store.journal("submitted", name=batch.submission.name, backend=batch.backend.name, ids=list(native_ids))
-        with self.lock:
-            for tracked, native_id in zip(batch.members, native_ids, strict=True):
-                record = tracked.job.record
-                record.native_id, record.submit_command, record.detail = native_id, command, ""
-                record.metrics.submitted_at = record.metrics.submitted_at or moment
-                record.state = JobState.PENDING if record.state is JobState.NEW else record.state
-                tracked.accepted = now
-                if tracked.cancel_reason is not None:
-                    tracked.must_cancel = True
-                if batch.backend.has_push:
-                    self._native[f"{native_id}"] = tracked
-        if batch.backend.has_push:
-            for native_id in native_ids:  # it may have changed before it was known here
-                self._monitor.job_changed(native_id)
-
-    def refuse_batch(self, batch: Batch, error: Exception) -> None:
-        """End the jobs of a batch that was refused for good."""
-        text = str(error.args[0]) if error.args else str(error)
-        for tracked in batch.members:
-            tracked.job.submit_error = error
-            self.end(tracked, verdict.Verdict(JobState.FAILED, ExitReason.SUBMIT_REFUSED, text), None)
-
-    def note_start(self, tracked: Tracked, now: float) -> None:
-        """Take note that a job has started."""
-        if tracked.started is None:
-            tracked.started = now
-            tracked.job.record.state = JobState.RUNNING
-            tracked.job.record.detail = ""
-            tracked.job.record.metrics.started_at = utc_now()
-
-    def note_status(self, tracked: Tracked, status: JobStatus, *, keep_state: bool = False) -> None:
-        """Take note of the scheduler's words; ``keep_state`` leaves our state to the evidence."""
-        record = tracked.job.record
-        record.native_word = status.native_word
-        record.metrics.restarts = max(record.metrics.restarts, status.restarts)
-        if status.nodes:
-            record.metrics.nodes = (status.nodes,)
-        if not keep_state:
-            record.detail = status.detail
-            if not (status.state is JobState.PENDING and tracked.started is not None):
-                record.state = status.state
-
-    def note_requeue(self, tracked: Tracked, status: JobStatus) -> None:
-        """Take note that the scheduler has put a started job back into the queue, under the same id."""
-        mark = self.store.mark(tracked.job.job_id)
-        for path in (mark, f"{mark}.start"):
-            self.store.transport.remove(path)
-        record = tracked.job.record
-        tracked.started = tracked.code = tracked.unexplained_since = tracked.ended_since = None
-        tracked.waits_since = time.monotonic()
-        record.state, record.detail = JobState.PENDING, status.detail
-        record.metrics.restarts = max(record.metrics.restarts + 1, status.restarts)
-        self.store.journal("requeued", job=record.job_id, native_id=record.native_id)
-
-    def note_problem(self, text: str) -> None:
-        """Take note of trouble that was ridden out; each text once."""
-        if text not in self.problems:
-            self.problems.append(text)
-            log.warning("clusterjobs: %s", text)
-
-    def ask_scheduler(self, tracked: Tracked) -> None:
-        """Have the scheduler asked about a job soon."""
-        self._clerks[tracked.backend.name].wake()
-
-    # ------------------------------------------------------------ ends
-
-    def end_with_evidence(self, tracked: Tracked, otherwise: Callable[[], verdict.Verdict | None]) -> bool:
-        """End a job by its envelope if there is one, else by ``otherwise()``'s verdict; tell whether it ended."""
-        judged = read_header(self, tracked)
-        # A command that a signal ended does not know who sent it: that is for others to say.
-        if judged is not None and judged[0].reason is not ExitReason.SIGNAL:
-            self.end(tracked, *judged)
-            return True
-        fallback = otherwise()
-        if fallback is not None:
-            self.end(tracked, fallback, None if judged is None else judged[1])
-        return fallback is not None
-
-    def end(self, tracked: Tracked, ended: verdict.Verdict, header: Mapping[str, Any] | None) -> None:
-        """End a job for good. The first verdict stays."""
-        with self.lock:
-            if tracked.is_closed:
-                return
-            tracked.is_closed = True
-            record = tracked.job.record
-            record.reason, record.detail = ended.reason, ended.detail
-            record.metrics.exit_code, record.metrics.signal = ended.exit_code, ended.signal
-            self._fill_metrics(tracked, header or self._header(record) or {})
-            record.state = ended.state
-            self._unfinished.pop(record.job_id, None)
-            self._native.pop(record.native_id, None)
-        self.store.transport.remove(self.store.mark(record.job_id))
-        self.store.transport.remove(self.store.mark(record.job_id) + ".start")
-        self.store.journal("ended", job=record.job_id, state=record.state.value, reason=record.reason)
-        self._give_room_back()
-        tracked.job.mark_ended()
-
-    def _header(self, record: JobRecord) -> dict[str, Any] | None:
-        try:
-            return self.store.read_header(record.directory)
-        except StoreError:
-            return None
-
-    def _end_unsubmitted(self, job: Job[Any], ended: verdict.Verdict) -> None:
-        job.record.state, job.record.reason, job.record.detail = ended.state, ended.reason, ended.detail
-        self.records.append(job.record)
-        job.mark_ended()
-
-    def _fill_metrics(self, tracked: Tracked, header: Mapping[str, Any]) -> None:
-        record, measured = tracked.job.record, header.get("metrics") or {}
-        metrics = record.metrics
-        start = self.store.read_json(os.path.join(record.directory, START)) or {}
-        if start.get("node"):
-            metrics.nodes = metrics.nodes or (start["node"],)
-        if started := measured.get("started_at", start.get("started_at")):
-            metrics.started_at = datetime.fromtimestamp(started, timezone.utc)
-        ended_at = measured.get("ended_at")
-        metrics.ended_at = utc_now() if ended_at is None else datetime.fromtimestamp(ended_at, timezone.utc)
-        metrics.cpu_time_s = measured.get("cpu_time_s")
-        metrics.max_rss_bytes = measured.get("max_rss_bytes")
-        if metrics.submitted_at and metrics.started_at:
-            metrics.queue_time_s = max(0.0, (metrics.started_at - metrics.submitted_at).total_seconds())
-        if metrics.started_at:
-            metrics.run_time_s = measured.get("run_time_s", (metrics.ended_at - metrics.started_at).total_seconds())
-        if not measured:
-            why = "the job left no result file" if metrics.started_at else "the job did not start"
-            metrics.unknown.update({"cpu_time_s": why, "max_rss_bytes": why})
+        batch = Batch(tracked, submission, backend, tuple(depends_on))
+        self.ledger.add(batch)
+        return batch
 
     def release(self, job: Job[Any]) -> None:
         """Free the disk space of a value that has been loaded."""
@@ -475,32 +317,6 @@ class Run:
         if job.record.state is JobState.COMPLETED and keep != "always":
             for name in ("result.cj", "arguments.pkl"):
                 self.store.transport.remove(os.path.join(job.record.directory, name))
-
-    # ------------------------------------------------------------ room
-
-    def take_room(self, count: int) -> bool:
-        """Count jobs against the limit of the run, all its workers together; False when there is no room for them."""
-        limit = self.settings.max_jobs
-        if limit is None:
-            return True
-        with self.store.locked("room"):
-            shared = os.path.join(self.store.root, "shared")
-            names = [name for name in self.store.transport.list_names(shared) if name.startswith("room-")]
-            others = sum(self.store.read_shared(name) or 0 for name in names if name != f"room-{self.worker}.json")
-            mine = self._room_taken
-            if others + mine + count > limit:
-                return False
-            self._room_taken = mine + count
-            self.store.write_shared(f"room-{self.worker}.json", self._room_taken)
-        return True
-
-    def _give_room_back(self) -> None:
-        if self.settings.max_jobs is not None and self._room_taken:
-            with self.store.locked("room"):
-                self._room_taken -= 1
-                self.store.write_shared(f"room-{self.worker}.json", self._room_taken)
-            for clerk in self._clerks.values():
-                clerk.wake()
 
     # ------------------------------------------------------------ while it runs
 
@@ -512,30 +328,53 @@ class Run:
     def tick(self) -> None:
         """Called about once a second by a thread that waits for a job."""
         if self.on_wait is not None:
-            self.on_wait([tracked.job.record for tracked in self.unfinished()])
+            self.on_wait([tracked.job.record for tracked in self.ledger.unfinished()])
 
     def cancel(self, jobs: Sequence[Job[Any]]) -> None:
         """Cancel jobs; those that have ended are left as they are."""
         for job in jobs:
-            tracked = self.by_job_id(job.job_id)
+            tracked = self.ledger.by_job_id(job.job_id)
             if tracked is not None and tracked.job is job:
                 self.cancel_tracked(tracked, ExitReason.CANCELLED, "")
 
     def cancel_tracked(self, tracked: Tracked, reason: ExitReason, detail: str) -> None:
         """Cancel a job for a reason; the first reason stays."""
-        with self.lock:
+        with self.ledger.lock:
             if tracked.is_closed or tracked.cancel_reason is not None:
                 return
             tracked.cancel_reason, tracked.cancel_detail = reason, detail
             if tracked.accepted is None and not self._is_being_submitted(tracked):
-                self.end(tracked, verdict.Verdict(verdict.state_for(reason), reason, detail), None)
+                self.ledger.end(tracked, verdict.Verdict(verdict.state_for(reason), reason, detail), None)
                 return
             tracked.must_cancel = True
         if tracked.backend.has_push:
-            tracked.must_cancel = False
-            tracked.backend.cancel([tracked.job.native_id])
+            self._cancel_now([tracked])
         else:
             self.ask_scheduler(tracked)
+
+    def _cancel_now(self, chosen: Sequence[Tracked]) -> None:
+        """Pass on the cancels of a backend with push; what is being submitted follows when it is accepted."""
+        for tracked in chosen:
+            if tracked.must_cancel and tracked.accepted is not None:
+                tracked.must_cancel = False
+                tracked.backend.cancel([tracked.job.native_id])
+
+    def ask_scheduler(self, tracked: Tracked) -> None:
+        """Have the scheduler asked about a job soon."""
+        self._clerks[tracked.backend.name].wake()
+
+    def accepted(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
+        """Take note that the scheduler has accepted a batch."""
+        self.ledger.accept(batch, native_ids, command)
+        if batch.backend.has_push:
+            self._cancel_now(batch.members)
+            for native_id in native_ids:  # it may have changed before it was known here
+                self._monitor.job_changed(native_id)
+
+    def _after_end(self) -> None:
+        if self.room.give_back():
+            for clerk in self._clerks.values():
+                clerk.wake()
 
     def _is_being_submitted(self, tracked: Tracked) -> bool:
         """Tell whether the scheduler may already have the job: a submit command runs, or its reply was lost."""
@@ -543,26 +382,6 @@ class Run:
             if tracked in batch.members:
                 return batch.has_room and (batch.tries == 0 or batch.lost_since is not None)
         return True
-
-    def call_back(self, callback: Callback, job: Job[Any]) -> None:
-        """Call a callback in the run's own thread for them."""
-        with self.lock:
-            if self._callback_thread is None:
-                self._callback_thread = threading.Thread(
-                    target=self._call_callbacks, name="clusterjobs-callbacks", daemon=True
-                )
-                self._callback_thread.start()
-        self._callbacks.put((callback, job))
-
-    def _call_callbacks(self) -> None:
-        while (item := self._callbacks.get()) is not None:
-            callback, job = item
-            try:
-                made = callback(job)
-                if hasattr(made, "__await__"):
-                    _await(made)
-            except Exception:  # the edge of the thread: a user's callback must not stop the others
-                log.exception("clusterjobs: a callback of %s raised", job.record.name)
 
     # ------------------------------------------------------------ its end
 
@@ -578,9 +397,7 @@ class Run:
         for clerk in self._clerks.values():
             clerk.stop()
         self._monitor.stop()
-        if self._callback_thread is not None:
-            self._callbacks.put(None)
-            self._callback_thread.join(timeout=10)
+        self.callbacks.stop()
 
     def open_backends(self) -> list[Backend]:
         """Give the backends that were used."""
@@ -608,34 +425,3 @@ def lay_over(defaults: JobSpec, spec: JobSpec) -> JobSpec:
         if getattr(spec, item.name) != getattr(empty, item.name)
     }
     return dataclasses.replace(defaults, **own)
-
-
-def _shape(work: Work) -> JobSpec:
-    return dataclasses.replace(work.spec, name=None)
-
-
-def _await(awaitable: Any) -> None:
-    import asyncio
-
-    async def wrapper() -> None:
-        await awaitable
-
-    asyncio.run(wrapper())
-
-
-def _probe(backend: Backend) -> Probe:
-    try:
-        return Probe(backend.name, True, backend.check(), "")
-    except BackendError as error:
-        stderr = error.stderr.strip().splitlines()
-        said = f" ({stderr[-1]})" if stderr else ""
-        return Probe(backend.name, False, None, f"{backend.name}: {error.args[0]}{said}")
-    except ClusterJobsError as error:
-        return Probe(backend.name, False, None, f"{backend.name}: {error}")
-
-
-def _probe_from(kept: dict[str, Any]) -> Probe:
-    info = kept["info"]
-    if info is not None:
-        info = BackendInfo(**{**info, "partitions": tuple(Partition(**each) for each in info["partitions"])})
-    return Probe(kept["name"], kept["is_available"], info, kept["reason"])

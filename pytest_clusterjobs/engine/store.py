@@ -31,6 +31,9 @@ from pytest_clusterjobs.engine.payload import Payload, checksum, import_path, sh
 from pytest_clusterjobs.node import runner
 from pytest_clusterjobs.transports.base import Transport
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 RUN_FILE = "run.json"
 JOURNAL = "journal.jsonl"
 STDOUT, STDERR = "stdout.log", "stderr.log"

@@ -16,6 +16,9 @@ from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.engine.payload import Payload, pack
 from pytest_clusterjobs.engine.store import Store
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+
 # What a job needs of the caller's environment even when it inherits nothing: what a login would set.
 _BASELINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Ours and pytest's own: options, and what would make a program in the job believe that it is under test.

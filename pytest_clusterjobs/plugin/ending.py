@@ -84,7 +84,7 @@ class Ending:
         return output
 
     def _announce(self, run: Run) -> None:
-        count = len(run.unfinished())
+        count = sum(not record.state.is_terminal for record in run.records)
         terminal: Any = self._session.config.pluginmanager.get_plugin("terminalreporter")
         if count and terminal is not None and not xdist.is_worker(self._session.config):
             terminal.ensure_newline()

@@ -15,6 +15,8 @@ from pathlib import Path
 from pytest_clusterjobs.core.errors import CommandNotFound, CommandTimeout, StoreError
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
 
 class LocalTransport(Transport):
     """Run commands here, each in a session of its own so that a time limit ends its children too."""

@@ -1,0 +1,203 @@
+"""The ledger: what is known of a worker's jobs, changed by nobody else. The monitor and the clerks report to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from pytest_clusterjobs.backends.base import Backend
+from pytest_clusterjobs.core.errors import StoreError
+from pytest_clusterjobs.core.record import JobRecord, utc_now
+from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
+from pytest_clusterjobs.engine import verdict
+from pytest_clusterjobs.engine.job import Job
+from pytest_clusterjobs.engine.store import Store
+from pytest_clusterjobs.engine.tracking import Batch, Tracked
+from pytest_clusterjobs.node.runner import START
+
+log = logging.getLogger("pytest_clusterjobs")
+
+
+class Ledger:
+    """The jobs of one worker of one run. Safe to use from several threads.
+
+    Args:
+        store: Where evidence and journal are.
+        after_end: Called after each job's end, before its waiters wake.
+    """
+
+    def __init__(self, store: Store, after_end: Callable[[], None]) -> None:
+        self.store = store
+        #: Guards the state of all jobs.
+        self.lock = threading.RLock()
+        #: Every job, in order of submission.
+        self.records: list[JobRecord] = []
+        #: Their futures.
+        self.jobs: list[Job[Any]] = []
+        #: Trouble with schedulers that was ridden out, each once.
+        self.problems: list[str] = []
+        self._after_end = after_end
+        self._unfinished: dict[str, Tracked] = {}
+        self._native: dict[str, Tracked] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Take in jobs that are about to be submitted. In the journal before the scheduler hears of them."""
+        submission = batch.submission
+        ids = [tracked.job.job_id for tracked in batch.members]
+        with self.lock:
+            for tracked in batch.members:
+                self.records.append(tracked.job.record)
+                self.jobs.append(tracked.job)
+                self._unfinished[tracked.job.job_id] = tracked
+        self.store.journal(
+            "intent", name=submission.name, backend=batch.backend.name, jobs=ids, directory=submission.directory
+        )
+
+    def unfinished(self, backend: Backend | None = None) -> list[Tracked]:
+        """Give the unfinished jobs, of one backend or of all."""
+        with self.lock:
+            return [tracked for tracked in self._unfinished.values() if backend is None or tracked.backend is backend]
+
+    def by_job_id(self, job_id: str) -> Tracked | None:
+        """Give an unfinished job by our id."""
+        return self._unfinished.get(job_id)
+
+    def by_native_id(self, native_id: str) -> Tracked | None:
+        """Give an unfinished job by the scheduler's id, of a backend with push."""
+        return self._native.get(native_id)
+
+    def accept(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
+        """Take note that the scheduler has accepted a batch."""
+        now, moment = time.monotonic(), utc_now()
+        self.store.journal("submitted", name=batch.submission.name, backend=batch.backend.name, ids=list(native_ids))
+        with self.lock:
+            for tracked, native_id in zip(batch.members, native_ids, strict=True):
+                record = tracked.job.record
+                record.native_id, record.submit_command, record.detail = native_id, command, ""
+                record.metrics.submitted_at = record.metrics.submitted_at or moment
+                record.state = JobState.PENDING if record.state is JobState.NEW else record.state
+                tracked.accepted = now
+                if tracked.cancel_reason is not None:
+                    tracked.must_cancel = True
+                if batch.backend.has_push:
+                    self._native[f"{native_id}"] = tracked
+
+    def refuse(self, batch: Batch, error: Exception) -> None:
+        """End the jobs of a batch that was refused for good."""
+        text = str(error.args[0]) if error.args else str(error)
+        for tracked in batch.members:
+            tracked.job.submit_error = error
+            self.end(tracked, verdict.Verdict(JobState.FAILED, ExitReason.SUBMIT_REFUSED, text), None)
+
+    def note_start(self, tracked: Tracked, now: float) -> None:
+        """Take note that a job has started."""
+        if tracked.started is None:
+            tracked.started = now
+            tracked.job.record.state = JobState.RUNNING
+            tracked.job.record.detail = ""
+            tracked.job.record.metrics.started_at = utc_now()
+
+    def note_status(self, tracked: Tracked, status: JobStatus, *, keep_state: bool = False) -> None:
+        """Take note of the scheduler's words; ``keep_state`` leaves our state to the evidence."""
+        record = tracked.job.record
+        record.native_word = status.native_word
+        record.metrics.restarts = max(record.metrics.restarts, status.restarts)
+        if status.nodes:
+            record.metrics.nodes = (status.nodes,)
+        if not keep_state:
+            record.detail = status.detail
+            if not (status.state is JobState.PENDING and tracked.started is not None):
+                record.state = status.state
+
+    def note_requeue(self, tracked: Tracked, status: JobStatus) -> None:
+        """Take note that the scheduler has put a started job back into the queue, under the same id."""
+        mark = self.store.mark(tracked.job.job_id)
+        for path in (mark, f"{mark}.start"):
+            self.store.transport.remove(path)
+        record = tracked.job.record
+        tracked.started = tracked.code = tracked.unexplained_since = tracked.ended_since = None
+        tracked.waits_since = time.monotonic()
+        record.state, record.detail = JobState.PENDING, status.detail
+        record.metrics.restarts = max(record.metrics.restarts + 1, status.restarts)
+        self.store.journal("requeued", job=record.job_id, native_id=record.native_id)
+
+    def note_problem(self, text: str) -> None:
+        """Take note of trouble that was ridden out; each text once."""
+        if text not in self.problems:
+            self.problems.append(text)
+            log.warning("clusterjobs: %s", text)
+
+    def end_with_evidence(self, tracked: Tracked, otherwise: Callable[[], verdict.Verdict | None]) -> bool:
+        """End a job by its envelope if there is one, else by ``otherwise()``'s verdict; tell whether it ended."""
+        judged = self._judge_by_envelope(tracked)
+        # A command that a signal ended does not know who sent it: that is for others to say.
+        if judged is not None and judged[0].reason is not ExitReason.SIGNAL:
+            self.end(tracked, *judged)
+            return True
+        fallback = otherwise()
+        if fallback is not None:
+            self.end(tracked, fallback, None if judged is None else judged[1])
+        return fallback is not None
+
+    def end(self, tracked: Tracked, ended: verdict.Verdict, header: Mapping[str, Any] | None) -> None:
+        """End a job for good. The first verdict stays."""
+        with self.lock:
+            if tracked.is_closed:
+                return
+            tracked.is_closed = True
+            record = tracked.job.record
+            record.reason, record.detail = ended.reason, ended.detail
+            record.metrics.exit_code, record.metrics.signal = ended.exit_code, ended.signal
+            self._fill_metrics(tracked, header or self._header(record) or {})
+            record.state = ended.state
+            self._unfinished.pop(record.job_id, None)
+            self._native.pop(record.native_id, None)
+        self.store.transport.remove(self.store.mark(record.job_id))
+        self.store.transport.remove(self.store.mark(record.job_id) + ".start")
+        self.store.journal("ended", job=record.job_id, state=record.state.value, reason=record.reason)
+        self._after_end()
+        tracked.job.mark_ended()
+
+    def _judge_by_envelope(self, tracked: Tracked) -> tuple[verdict.Verdict, dict[str, Any]] | None:
+        try:
+            header = self.store.read_header(tracked.job.record.directory)
+        except StoreError as error:
+            return verdict.Verdict(JobState.FAILED, ExitReason.LAUNCH_FAILURE, str(error)), {}
+        return None if header is None else (verdict.from_envelope(header), header)
+
+    def _header(self, record: JobRecord) -> dict[str, Any] | None:
+        try:
+            return self.store.read_header(record.directory)
+        except StoreError:
+            return None
+
+    def _fill_metrics(self, tracked: Tracked, header: Mapping[str, Any]) -> None:
+        record, measured = tracked.job.record, header.get("metrics") or {}
+        metrics = record.metrics
+        start = self.store.read_json(os.path.join(record.directory, START)) or {}
+        if start.get("node"):
+            metrics.nodes = metrics.nodes or (start["node"],)
+        if started := measured.get("started_at", start.get("started_at")):
+            metrics.started_at = datetime.fromtimestamp(started, timezone.utc)
+        ended_at = measured.get("ended_at")
+        metrics.ended_at = utc_now() if ended_at is None else datetime.fromtimestamp(ended_at, timezone.utc)
+        metrics.cpu_time_s = measured.get("cpu_time_s")
+        metrics.max_rss_bytes = measured.get("max_rss_bytes")
+        if metrics.submitted_at and metrics.started_at:
+            metrics.queue_time_s = max(0.0, (metrics.started_at - metrics.submitted_at).total_seconds())
+        if metrics.started_at:
+            metrics.run_time_s = measured.get("run_time_s", (metrics.ended_at - metrics.started_at).total_seconds())
+        if not measured:
+            why = "the job left no result file" if metrics.started_at else "the job did not start"
+            metrics.unknown.update({"cpu_time_s": why, "max_rss_bytes": why})
+
+    def end_unsubmitted(self, job: Job[Any], ended: verdict.Verdict) -> None:
+        """End a job that was never handed to the ledger's submission."""
+        job.record.state, job.record.reason, job.record.detail = ended.state, ended.reason, ended.detail
+        self.records.append(job.record)
+        job.mark_ended()

@@ -1,0 +1,43 @@
+"""Whether a backend can be used, asked once a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_clusterjobs.backends.base import Backend, BackendInfo, Partition
+from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a backend can be used, asked once a run."""
+
+    #: Its name.
+    name: str
+    #: True when the scheduler itself answered.
+    is_available: bool
+    #: What it said, or None.
+    info: BackendInfo | None
+    #: Why it cannot be used, "" when it can.
+    reason: str
+
+
+def ask(backend: Backend) -> Probe:
+    """Ask a backend."""
+    try:
+        return Probe(backend.name, True, backend.check(), "")
+    except BackendError as error:
+        stderr = error.stderr.strip().splitlines()
+        said = f" ({stderr[-1]})" if stderr else ""
+        return Probe(backend.name, False, None, f"{backend.name}: {error.args[0]}{said}")
+    except ClusterJobsError as error:
+        return Probe(backend.name, False, None, f"{backend.name}: {error}")
+
+
+def from_json(kept: dict[str, Any]) -> Probe:
+    """Give back a probe that was kept as JSON."""
+    info = kept["info"]
+    if info is not None:
+        info = BackendInfo(**{**info, "partitions": tuple(Partition(**each) for each in info["partitions"])})
+    return Probe(kept["name"], kept["is_available"], info, kept["reason"])
