@@ -181,7 +181,7 @@ class LocalBackend(Backend):
     def _server(self) -> _ServerLink:
         with self._link_lock:
             link = self._link
-            if link is None or link.is_dead or link.owner != os.getpid():
+            if link is None or link.is_dead or link.owner != os.getpid():  # none, killed, or our parent's
                 if sys.platform != "linux":
                     raise BackendUnavailable(f"it needs Linux, and this is {sys.platform}", self.name)
                 link = self._link = _ServerLink(self._server_options(), self._on_messages, self._on_end)

@@ -51,9 +51,26 @@ class Task:
 
 
 def open_logs(directory: str) -> list[int]:
-    """Open the job's log files, to add to them."""
+    """Open the job's log files, to add to them.
+
+    Raises:
+        OSError: One cannot be opened.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    return [os.open(os.path.join(directory, name), flags, 0o600) for name in _LOGS]
+    logs: list[int] = []
+    for name in _LOGS:
+        try:
+            logs.append(os.open(os.path.join(directory, name), flags, 0o600))
+        except OSError:
+            close_all(logs)
+            raise
+    return logs
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def default_signals() -> None:
@@ -83,8 +100,7 @@ def run(
     _reset_signals()
     os.dup2(logs[0], 1)
     os.dup2(logs[1], 2)
-    for descriptor in closed:
-        os.close(descriptor)
+    close_all(closed)
     os.setsid()
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
@@ -157,10 +173,10 @@ def _end(template: set[str], code: int) -> None:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     _clear_modules([name for name in sys.modules if name not in template or name == "__main__"])
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
+            stream.flush()  # type: ignore[union-attr]
+        except Exception:  # noqa: S110 - the process's edge: closed, replaced by anything, or None
             pass
     linux.libc_exit(code)
 

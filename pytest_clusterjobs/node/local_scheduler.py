@@ -236,6 +236,7 @@ class Server:
                 task.group = self._limiter.make_group(task.memory_bytes)
             herd = self._idle.pop() if self._idle else self._new_shepherd()
         except OSError as error:
+            _remove_group(task)
             self._settle(task, {"cause": "launch", "detail": str(error)})
             return
         herd.task, herd.batch = task, batch
@@ -298,9 +299,9 @@ class Server:
             return
         left = "; some of its processes cannot be ended" if is_left else ""
         for herd in self._bereft:
-            if herd.task is not None and herd.task.memory_bytes is not None:
-                memory.open_limit(herd.task.memory_bytes, herd.task.group).close()
-            self._let_go(herd, {"cause": "shepherd", "detail": f"its supervisor was killed{left}"})
+            if herd.task is not None:
+                _remove_group(herd.task)
+            self._let_go(herd, {"cause": "shepherd", "detail": f"its supervisor died{left}"})
         self._bereft.clear()
 
     def _stop(self) -> None:
@@ -323,6 +324,11 @@ def _end_others(spared: set[int]) -> bool:
     for pid in others:
         os.waitpid(pid, os.WNOHANG)
     return bool(others)
+
+
+def _remove_group(task: Task) -> None:
+    if task.memory_bytes is not None:
+        memory.open_limit(task.memory_bytes, task.group).close()
 
 
 def _end_in_words(report: dict[str, Any]) -> dict[str, Any]:

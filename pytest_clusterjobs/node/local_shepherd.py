@@ -30,6 +30,7 @@ _KILL_INTERVAL_S = 0.01
 _GIVE_UP_S = 10.0
 
 _NEVER = float("inf")
+_LONGEST_POLL_MS = 3_600_000  # poll(2) takes an int: 24 days
 
 
 class Supervision:
@@ -53,12 +54,15 @@ class Supervision:
             OSError: It cannot be started; nothing is left of it.
         """
         logs, parent = job.open_logs(self.task.directory), os.getpid()
-        self._leader = os.fork()
+        try:
+            self._leader = os.fork()
+        except OSError:
+            job.close_all(logs)
+            raise
         if self._leader == 0:
             task, limit, closed = self.task, self._limit, [*logs, *inherited]
             raise linux.Forked(lambda: job.run(task, limit, logs, closed, parent))
-        for descriptor in logs:
-            os.close(descriptor)
+        job.close_all(logs)
         now = time.monotonic()
         self._ends_at = now + (self.task.time_limit_s or _NEVER)
         if self._limit is not None:
@@ -93,7 +97,7 @@ class Supervision:
             self._give_up_at = min(self._give_up_at, now + _GIVE_UP_S)
             tree.signal_tree(signal.SIGKILL)
             due = now + _KILL_INTERVAL_S
-        return None if due == _NEVER else max(1, round((due - now) * 1000))
+        return None if due == _NEVER else max(1, min(round((due - now) * 1000), _LONGEST_POLL_MS))
 
     def end_tree(self, cause: str, detail: str, grace_s: float) -> None:
         """Begin to end every process: SIGTERM now, SIGKILL after the grace. The first cause is the one reported."""

@@ -22,9 +22,9 @@ from pytest_clusterjobs.core.errors import BackendUnavailable
 from pytest_clusterjobs.core.state import ExitReason, JobState
 
 if TYPE_CHECKING:
-    from tests.local_bench import CORES, Bench, Job, children, parent, wait_for
+    from tests.local_bench import CORES, RUNNER, Bench, Job, children, parent, wait_for
 else:
-    from local_bench import CORES, Bench, Job, children, parent, wait_for
+    from local_bench import CORES, RUNNER, Bench, Job, children, parent, wait_for
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the jobs' functions go by value, as the engine sends them
 
@@ -198,6 +198,15 @@ def test_killed_server_takes_its_jobs_along_and_says_so(bench: Bench) -> None:
     assert bench.seen[running.native_id][-1] is JobState.FAILED
 
 
+def test_children_of_a_killed_job_end_too(bench: Bench) -> None:
+    job = bench.submit(["sh", "-c", "setsid sleep 1000 & echo up; wait"])
+    job.says("up")
+    os.kill(json.loads((job.folder / "start.json").read_text())["pid"], signal.SIGKILL)
+    status = job.ended()
+    assert (status.state, status.reason, status.signal) == (JobState.FAILED, ExitReason.SIGNAL, 9)
+    assert bench.processes() == {}
+
+
 def test_killed_shepherd_takes_its_job_along(bench: Bench) -> None:
     job = bench.submit(["sh", "-c", "setsid sleep 1000 & echo up; wait"], memory="500MB")
     other = bench.submit(["sh", "-c", "sleep 0.3"]) if CORES > 1 else None
@@ -207,7 +216,7 @@ def test_killed_shepherd_takes_its_job_along(bench: Bench) -> None:
     os.kill(shepherd, signal.SIGKILL)
     status = job.ended()
     assert (status.state, status.reason) == (JobState.FAILED, ExitReason.NODE_FAILURE)
-    assert status.detail == "its supervisor was killed"
+    assert status.detail == "its supervisor died"
     if other is not None:
         assert other.ended().state is JobState.COMPLETED
     assert bench.processes() == {}
@@ -259,6 +268,7 @@ def test_fork_of_a_client_does_not_keep_the_jobs(bench: Bench) -> None:
             wait_for(lambda: set(bench.processes()) == {fork})
         finally:
             os.kill(fork, signal.SIGKILL)
+            wait_for(lambda: not bench.processes())
 
 
 def test_jobs_end_with_a_client_that_exits_without_closing(bench: Bench) -> None:
@@ -334,10 +344,10 @@ def test_slots_folder_of_others_is_refused(tmp_path: Path) -> None:
 
 
 def test_local_scheduler_inside_a_job_shares_out_the_jobs_own_cores(bench: Bench) -> None:
-    folder = str(Path(__file__).parents[1])
+    folders = [str(Path(__file__).parents[1]), str(RUNNER.parents[2])]
 
     def work() -> Any:
-        sys.path.insert(0, folder)
+        sys.path[:0] = folders
         import importlib
 
         inner = importlib.import_module("local_bench").Bench(Path.cwd(), slots_directory=None)
