@@ -60,7 +60,7 @@ class Job(Generic[R]):
     def __init__(self, run: Run, record: JobRecord, *, is_command: bool = False) -> None:
         #: What is known of the job.
         self.record = record
-        #: Warnings that the job gave: (message, category, filename, line). Known once the result was asked for.
+        #: Warnings that the job gave, each (message, category, filename, line). Known once the result was asked for.
         self.warnings: list[tuple[Any, type[Warning], str, int]] = []
         #: The remote traceback as text, "" when the job did not raise. Known once the result was asked for.
         self.remote_traceback = ""
