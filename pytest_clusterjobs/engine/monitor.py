@@ -148,9 +148,13 @@ class Monitor:
     # ------------------------------------------------------------ our own limits
 
     def _check_limits(self, now: float) -> None:
+        is_orphaned = self._run.is_orphaned
         for tracked in self._run.ledger.unfinished():
             spec, settings = tracked.job.record.spec, self._run.settings
             if tracked.cancel_reason is not None:
+                continue
+            if is_orphaned:
+                self._run.cancel_tracked(tracked, ExitReason.CANCELLED, "the pytest that started this worker has died")
                 continue
             if tracked.started is not None:
                 limit = settings.timeout_s if spec.timeout_s is None else spec.timeout_s

@@ -52,12 +52,13 @@ class Run:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
         self.settings = settings
+        self._owner_pid = os.getpid() if worker == "main" else os.getppid()
         #: Called about once a second, in a thread that waits, with the unfinished jobs.
         self.on_wait: Callable[[Sequence[JobRecord]], None] | None = None
         #: Tests that failed, told by `keep_jobs_of`.
         self.failed_tests: set[str] = set()
         #: Its directories.
-        self.store = Store(LocalTransport(), settings.workdir, self.run_id, worker)
+        self.store = Store(LocalTransport(), settings.workdir, self.run_id, worker, self._owner_pid)
         #: Its jobs.
         self.ledger = Ledger(self.store, self._after_end)
         #: Its callbacks.
@@ -102,6 +103,11 @@ class Run:
     def has_other_workers(self) -> bool:
         """True when this process is one of several workers of the run."""
         return self.worker != "main"
+
+    @property
+    def is_orphaned(self) -> bool:
+        """True when this process is a worker and the pytest that started it has died."""
+        return self.has_other_workers and os.getppid() != self._owner_pid
 
     @property
     def has_marks(self) -> bool:
@@ -197,6 +203,8 @@ class Run:
             SubmitError: The scheduler refused.
         """
         refuse_now()
+        if self.is_orphaned:
+            raise UsageError("the pytest that started this worker has died; no job is submitted any more")
         if self._report is not None:
             raise UsageError(f"the run {self.run_id} has ended; no job can be submitted to it any more")
         made = [self._make_job(work, depends_on) for work in works]

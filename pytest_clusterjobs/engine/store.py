@@ -42,9 +42,10 @@ STDOUT, STDERR = "stdout.log", "stderr.log"
 class Store:
     """The directories of one worker of one run. Made on disk at the first use; safe to use from several threads."""
 
-    def __init__(self, transport: Transport, workdir: str, run_id: str, worker: str) -> None:
+    def __init__(self, transport: Transport, workdir: str, run_id: str, worker: str, owner_pid: int) -> None:
         self.transport = transport
         self.run_id, self.worker = run_id, worker
+        self._owner_pid = owner_pid
         #: The run's directory.
         self.root = os.path.join(workdir, run_id)
         #: This worker's part of it.
@@ -85,7 +86,7 @@ class Store:
         self.transport.make_directory(self.lib)
         self.transport.write(self.runner, Path(runner.__file__).read_bytes())
         shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"))
-        self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id)).encode())
+        self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id, self._owner_pid)).encode())
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
@@ -227,14 +228,14 @@ class Store:
         _remove_empty_workdir(os.path.dirname(self.root))
 
 
-def run_facts(run_id: str) -> dict[str, Any]:
+def run_facts(run_id: str, pid: int) -> dict[str, Any]:
     """Tell who runs: enough to find out later, also after a reboot, whether that process still lives."""
     return {
         "schema": 1,
         "run_id": run_id,
         "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "pid_started": process_start(os.getpid()),
+        "pid": pid,
+        "pid_started": process_start(pid),
         "boot_id": boot_id(),
         "uid": os.getuid(),
         "cwd": os.getcwd(),
