@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import linecache
 import sys
+import types
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.plugin import selection
 from pytest_clusterjobs.plugin.collecting import argument_names
@@ -78,26 +82,21 @@ class Execution:
         if decorator is None or not isinstance(function, decorator.ClusterFunction):
             return None
         values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-        job = self._session.run.submit_call(
-            function.__wrapped__,
-            (),
-            values,
-            function.spec,
-            label=pyfuncitem.originalname,
-            names={name: _origin(pyfuncitem, name) for name in values},
-        )
-        value = finish(job)
-        if value is not None:
-            kind = type(value).__name__
-            warnings.warn_explicit(
-                pytest.PytestReturnNotNoneWarning(
-                    f"Test functions should return None, but {pyfuncitem.nodeid} returned a {kind!r}. "
-                    "Did you mean to use `assert` instead of `return`?"
-                ),
-                None,
-                str(pyfuncitem.path),
-                1,
+        try:
+            job = self._session.run.submit_call(
+                function.__wrapped__,
+                (),
+                values,
+                function.spec,
+                label=pyfuncitem.originalname,
+                names={name: _origin(pyfuncitem, name) for name in values},
             )
+            value = finish(job)
+        except ClusterJobsError as error:
+            # Nothing of the body was run, or nothing is known of where it was: the report shows the test's head.
+            raise error.with_traceback(head_of(function)) from None
+        if value is not None:
+            warn_of_value(pyfuncitem, value)
         return True
 
 
@@ -137,6 +136,26 @@ def finish(job: Job[Any]) -> Any:
     for message, category, filename, line in job.warnings:
         warnings.warn_explicit(message, category, filename, line)
     return job.result()
+
+
+def head_of(function: Any) -> types.TracebackType | None:
+    """Give a traceback that points to the line where a function is defined, below its decorators."""
+    from pytest_clusterjobs.engine.outcome import traceback_of
+
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return None
+    first = line = code.co_firstlineno
+    while (text := linecache.getline(code.co_filename, line)) and not text.lstrip().startswith(("def ", "async def ")):
+        line += 1
+    return traceback_of([[code.co_filename, code.co_name, first, line if text else first, None]])
+
+
+def warn_of_value(item: pytest.Function, value: object) -> None:
+    """Warn as pytest does of a test that returns something."""
+    text = f"Test functions should return None, but {item.nodeid} returned {type(value)!r}.\n"
+    warning = pytest.PytestReturnNotNoneWarning(text + "Did you mean to use `assert` instead of `return`?")
+    warnings.warn_explicit(warning, None, str(item.path), (item.location[1] or 0) + 1)
 
 
 def _origin(item: pytest.Function, name: str) -> str:

@@ -182,7 +182,8 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
         return str(longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(longrepr, "reprcrash", None)
     text = str(crash.message if crash is not None else longrepr or "").strip()
-    return text.splitlines()[0].removeprefix("Failed: ") if text else ""
+    line = text.splitlines()[0] if text else ""
+    return line.removeprefix("Failed: ").removeprefix("pytest_clusterjobs.core.errors.")
 
 
 def check_writable(path: str) -> None:

@@ -6,6 +6,7 @@ a worker of pytest-xdist to the controller like everything else in a report.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.job import Job
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 #: The attribute of a report.
 ATTRIBUTE = "clusterjobs"
@@ -38,6 +41,8 @@ class ItemReporting:
         jobs = [] if run is None else run.jobs_of(item.nodeid)
         error = None if call.excinfo is None else call.excinfo.value
         is_trouble = error is not None and (item.stash.get(TROUBLE, False) or is_infrastructure(error))
+        if not item.config.getoption("fulltrace", False):
+            _hide_our_frames(error)
         with _without_evidence(error, tuple(job.record.name for job in jobs)):
             report = yield
         if is_trouble and not _is_expected(item, report):
@@ -77,6 +82,20 @@ def is_infrastructure(error: BaseException) -> bool:
         return all(is_infrastructure(part) for part in parts)
     errors = sys.modules.get("pytest_clusterjobs.core.errors")
     return errors is not None and bool(errors.is_infrastructure(error))
+
+
+def _hide_our_frames(error: BaseException | None) -> None:
+    """Have an error of ours end where the user called us. For good: pytest starts from the raw traceback."""
+    errors: Any = sys.modules.get("pytest_clusterjobs.core.errors")
+    if errors is None or not isinstance(error, errors.ClusterJobsError):
+        return
+    here = error.__traceback__
+    while here is not None:
+        while here.tb_next is not None and here.tb_next.tb_frame.f_code.co_filename.startswith(_OURS):
+            here.tb_next = here.tb_next.tb_next
+        here = here.tb_next
+    if isinstance(error, errors.PayloadError):
+        error.__cause__ = None  # the message has its last line, and its frames are pickle's
 
 
 def _is_expected(item: pytest.Item, report: pytest.TestReport) -> bool:

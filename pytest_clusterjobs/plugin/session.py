@@ -13,7 +13,8 @@ from pytest_clusterjobs.plugin.options import LOCAL, SPECIAL_WORDS, Values, read
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.config.settings import Settings
-    from pytest_clusterjobs.engine.run import Probe, Run
+    from pytest_clusterjobs.engine.probe import Probe
+    from pytest_clusterjobs.engine.run import Run
     from pytest_clusterjobs.plugin.selection import Selection
 
 

@@ -1,0 +1,89 @@
+"""The report's data, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_clusterjobs.reports import json as json_report
+from pytest_clusterjobs.reports.model import OUTCOMES, ReportedBackend, ReportedTest, RunReport, gravest
+
+MOMENT = datetime(2025, 3, 1, 12, 0, tzinfo=timezone.utc)
+
+
+def report(**changes: Any) -> RunReport:
+    fields: dict[str, Any] = {
+        "run_id": "1a2b3c4d",
+        "started_at": MOMENT,
+        "ended_at": MOMENT.replace(second=3),
+        "exit_status": 1,
+        "counts": {"passed": 1, "error": 1},
+        "backends": (ReportedBackend("slurm", False, reason="sbatch not found on PATH"),),
+        "tests": (ReportedTest("test_a.py::test_x", "error", "slurm", 0.25, "no answer", True, ({"job_id": "1"},)),),
+        "other_jobs": ({"job_id": "2"},),
+    }
+    return RunReport(**{**fields, **changes})
+
+
+def test_the_gravest_phase_is_the_tests_outcome() -> None:
+    assert gravest(("passed", "error")) == "error"
+    assert gravest(("skipped", "failed")) == "failed"
+    assert gravest(()) == "passed"
+
+
+def test_the_dictionary_has_every_outcome_counted() -> None:
+    counts = report().to_dict()["counts"]
+    assert counts == {"passed": 1, "skipped": 0, "xfailed": 0, "xpassed": 0, "failed": 0, "error": 1}
+    assert set(counts) == set(OUTCOMES)
+
+
+def test_other_plugins_outcomes_are_kept() -> None:
+    assert report(counts={"rerun": 2}).to_dict()["counts"]["rerun"] == 2
+
+
+def test_jobs_are_those_of_tests_and_of_nobody() -> None:
+    assert [job["job_id"] for job in report().jobs] == ["1", "2"]
+
+
+def test_rendered_json_says_the_same() -> None:
+    loaded = json.loads(json_report.render(report()))
+    assert loaded == report().to_dict()
+    assert (loaded["schema"], loaded["run_id"], loaded["duration_s"]) == (1, "1a2b3c4d", 3.0)
+    assert loaded["started_at"] == "2025-03-01T12:00:00.000+00:00"
+    assert loaded["backends"][0] == {
+        "name": "slurm",
+        "available": False,
+        "version": None,
+        "reason": "sbatch not found on PATH",
+    }
+
+
+def test_writing_makes_the_directory_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "report.json"
+    json_report.write(report(), str(path))
+    assert json.loads(path.read_text())["exit_status"] == 1
+    assert os.listdir(path.parent) == ["report.json"]
+
+
+def test_a_report_that_cannot_be_rendered_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        json_report.write(report(other_jobs=({"job_id": Unprintable()},)), str(path))
+    assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["report.json"])
+
+
+def test_a_directory_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(OSError):
+        json_report.write(report(), str(tmp_path / "report.json"))
+    assert os.listdir(tmp_path) == ["report.json"]
