@@ -52,8 +52,12 @@ class ClusterSession:
         """The names of all backends. Calls the hook for backends of conftests and plugins, once."""
         if self._known is None:
             from pytest_clusterjobs.backends import registry
+            from pytest_clusterjobs.core.errors import ConfigError
 
-            self.config.hook.pytest_clusterjobs_register_backends(register=registry.register)
+            try:
+                self.config.hook.pytest_clusterjobs_register_backends(register=registry.register)
+            except ConfigError as error:
+                raise pytest.UsageError(f"pytest_clusterjobs_register_backends: {error}") from None
             self._known = registry.names()
         return self._known
 
@@ -124,17 +128,25 @@ class ClusterSession:
 
     @property
     def settings(self) -> Settings:
-        """What was asked for, in the engine's words."""
+        """What was asked for, in the engine's words.
+
+        Raises:
+            pytest.UsageError: The work directory has a name that jobs cannot use.
+        """
         from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
+        from pytest_clusterjobs.core.errors import ConfigError
 
         values = self.values
-        return Settings(
-            workdir=values.workdir or os.path.join(self.config.rootpath, WORKDIR_NAME),
-            keep=values.keep,
-            max_jobs=values.max_jobs,
-            timeout_s=values.timeout,
-            queue_timeout_s=values.queue_timeout,
-        )
+        try:
+            return Settings(
+                workdir=values.workdir or os.path.join(self.config.rootpath, WORKDIR_NAME),
+                keep=values.keep,
+                max_jobs=values.max_jobs,
+                timeout_s=values.timeout,
+                queue_timeout_s=values.queue_timeout,
+            )
+        except ConfigError as error:
+            raise pytest.UsageError(f"--cluster-workdir: {error}") from None
 
     @property
     def files_directory(self) -> str:

@@ -38,6 +38,8 @@ class Start:
         session, values = self._session, self._session.values
         if values.cluster or values.default != LOCAL:
             session.check_names()
+        if values.workdir:
+            _ = session.settings  # a wrong one is an error now, not at the first test
         is_dry = session.config.option.collectonly
         if values.up and not xdist.is_worker(session.config):
             from pytest_clusterjobs.plugin.throwaway import ThrowAwayClusters, kinds_for

@@ -28,7 +28,8 @@ from pytest_clusterjobs.backends import registry
 #: A conftest that registers two backends: ``answering`` runs jobs as local does and knows what its cluster has;
 #: ``silent`` is never there. Written out, since it is loaded by the pytest that is tested.
 BACKENDS = """
-import functools, os
+import os
+from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import BackendInfo, Partition
 from pytest_clusterjobs.backends.local import LocalBackend
 from pytest_clusterjobs.core.errors import BackendUnavailable
@@ -50,6 +51,7 @@ class SilentBackend(LocalBackend):
         raise BackendUnavailable("sbatch-silent not found on PATH", self.name)
 
 def pytest_clusterjobs_register_backends(register):
+    registry._registered.clear()  # an earlier pytest in this process had the same names
     register("answering", AnsweringBackend)
     register("silent", SilentBackend)
 """
