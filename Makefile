@@ -11,6 +11,10 @@ PIP := -m pip install -q --disable-pip-version-check
 PYTEST := -m pytest -q -p no:cacheprovider
 PARTS := lint types slurm fast oldest slow docs
 
+# It is for the lanes alone: the other parts see the environment that a user's tests see.
+unexport CLUSTERJOBS_REQUIRE_LANES
+REQUIRED := $(CLUSTERJOBS_REQUIRE_LANES)
+
 .PHONY: help demo test parts clean venv $(PARTS)
 
 help:
@@ -45,9 +49,9 @@ demo: $(VENV)/.demo
 # The parts overlap: lanes on schedulers mostly wait.
 test: $(VENV)/.test $(OLDEST)/.test
 	@rm -rf $(REPORTS) && mkdir -p $(REPORTS)
-	@if .ci/packages; then export CLUSTERJOBS_REQUIRE_LANES=slurm; fi; \
-	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target $(PARTS) || code=1; \
-	$(VENV)/bin/python .ci/report.py $${CLUSTERJOBS_REQUIRE_LANES:-} || code=1; \
+	@required='$(REQUIRED)'; if .ci/packages; then required=slurm; fi; \
+	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target REQUIRED=$$required $(PARTS) || code=1; \
+	$(VENV)/bin/python .ci/report.py $$required || code=1; \
 	exit $$code
 
 lint:
@@ -70,7 +74,7 @@ slow:
 	$(VENV)/bin/python $(PYTEST) -m 'slow and not cluster_lane' --junitxml=$(REPORTS)/slow.xml
 
 slurm:
-	$(VENV)/bin/python $(PYTEST) -m cluster_lane --junitxml=$(REPORTS)/slurm.xml
+	CLUSTERJOBS_REQUIRE_LANES=$(REQUIRED) $(VENV)/bin/python $(PYTEST) -m cluster_lane --junitxml=$(REPORTS)/slurm.xml
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,8 @@
 """Quantities as people write them, parsed once, here.
 
 Memory suffixes mean what they mean to Slurm, PBS, Grid Engine and LSF: powers of 1024, with or without a ``B`` or an
-``i`` (sbatch(1) ``--mem``, pbs_resources(7), sge_types(1)). ``1GB``, ``1G``, ``1Gi`` and ``1GiB`` are the same 2**30 bytes.
+``i`` (sbatch(1) ``--mem``, pbs_resources(7), sge_types(1)). ``1GB``, ``1G``, ``1Gi`` and ``1GiB`` are the same 2**30
+bytes.
 """
 
 from __future__ import annotations

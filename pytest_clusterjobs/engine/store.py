@@ -86,7 +86,9 @@ class Store:
         self.transport.make_directory(self.lib)
         self.transport.write(self.runner, Path(runner.__file__).read_bytes())
         shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"))
-        self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id, self._owner_pid)).encode())
+        self.transport.write(
+            os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id, self._owner_pid)).encode()
+        )
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:

@@ -127,7 +127,7 @@ class TestTree:
 
 class TestIsInfrastructure:
     def test_only_our_errors_can_be_the_clusters_trouble(self) -> None:
-        class Foreign(Exception):  # noqa: N818 - of somebody else
+        class Foreign(Exception):
             infrastructure = True
 
         assert is_infrastructure(errors.JobLost("gone"))
