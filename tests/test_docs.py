@@ -69,6 +69,22 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".clusterjobs").exists()
 
 
+@pytest.mark.slow
+def test_a_kept_job_can_be_run_again_by_hand(tmp_path: Path) -> None:
+    """As how-to/failures.md says, under "Look into the directory"."""
+    text = (
+        "from pytest_clusterjobs import cluster\n\n@cluster\ndef test_x(tmp_path):\n    print('again')\n    assert 0\n"
+    )
+    (tmp_path / "test_x.py").write_text(text)
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "real_world"]
+    subprocess.run(argv, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    (directory,) = (tmp_path / ".clusterjobs").glob("*/main/1-test_x")
+    runner = directory.parent.parent / "node" / "runner.py"
+    done = subprocess.run([sys.executable, runner, directory], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "again\n")
+    assert "assert 0" in done.stderr
+
+
 @pytest.mark.cluster_lane("slurm")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name_of)
 def test_the_examples_of_a_page_run_on_slurm(page: Path, tmp_path: Path, slurm: RunningCluster) -> None:
