@@ -134,21 +134,28 @@ def finish(job: Job[Any]) -> Any:
     sys.stdout.write(logs.stdout)
     sys.stderr.write(stderr)
     for message, category, filename, line in job.warnings:
-        warnings.warn_explicit(message, category, filename, line)
+        try:
+            warnings.warn_explicit(message, category, filename, line)
+        except Warning as error:  # filters make it one; it belongs where it was given
+            raise error.with_traceback(_traceback_to(filename, job.record.label, line, line)) from None
     return job.result()
 
 
 def head_of(function: Any) -> types.TracebackType | None:
     """Give a traceback that points to the line where a function is defined, below its decorators."""
-    from pytest_clusterjobs.engine.outcome import traceback_of
-
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return None
     first = line = code.co_firstlineno
     while (text := linecache.getline(code.co_filename, line)) and not text.lstrip().startswith(("def ", "async def ")):
         line += 1
-    return traceback_of([[code.co_filename, code.co_name, first, line if text else first, None]])
+    return _traceback_to(code.co_filename, code.co_name, first, line if text else first)
+
+
+def _traceback_to(filename: str, function: str, first_line: int, line: int) -> types.TracebackType | None:
+    from pytest_clusterjobs.engine.outcome import traceback_of
+
+    return traceback_of([[filename, function, first_line, line, None]])
 
 
 def warn_of_value(item: pytest.Function, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -186,6 +187,9 @@ def _function_and_spec(function: Any, resources: dict[str, Any]) -> tuple[Any, J
 
     if isinstance(function, ClusterFunction):
         return function.__wrapped__, make_spec(function.spec, **resources)
+    if isinstance(function, functools.partial) and isinstance(function.func, ClusterFunction):
+        plain = functools.partial(function.func.__wrapped__, *function.args, **function.keywords)
+        return plain, make_spec(function.func.spec, **resources)
     return function, make_spec(**resources)
 
 

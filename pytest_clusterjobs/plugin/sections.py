@@ -18,11 +18,11 @@ _MAX_SECTIONS = 5
 
 
 def sections_for(run: Run, jobs: list[Job[Any]]) -> list[tuple[str, str]]:
-    """Give title and text of a section for each job of a failed test, those that did not complete first.
+    """Give title and text of a section for each job of a failed test: those that failed, then unfinished ones first.
 
     Of many jobs only the first few are told at length; a last section counts the others.
     """
-    ordered = sorted(jobs, key=lambda job: job.record.state is JobState.COMPLETED)
+    ordered = sorted(jobs, key=_rank)
     told = [
         (f"cluster job {job.record.name or job.record.label}", describe(run, job)) for job in ordered[:_MAX_SECTIONS]
     ]
@@ -35,6 +35,11 @@ def sections_for(run: Run, jobs: list[Job[Any]]) -> list[tuple[str, str]]:
         )
         told.append((f"{len(rest)} more cluster jobs", states))
     return told
+
+
+def _rank(job: Job[Any]) -> int:
+    state = job.record.state
+    return 2 if state is JobState.COMPLETED else 0 if state.is_terminal else 1
 
 
 def describe(run: Run, job: Job[Any]) -> str:

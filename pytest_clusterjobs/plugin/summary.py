@@ -25,8 +25,9 @@ def summary_lines(report: RunReport) -> list[str]:
     for name in names:
         mine = [test for test in tests if test.backend == name]
         lines += _backend_lines(name, mine, [job for job in report.jobs if job["backend"] == name])
-    nowhere = [test for test in report.tests if test.is_cluster_test and not test.backend]
-    lines += _reasons("skipped", nowhere)
+    nowhere = [test for test in report.tests if not test.backend]
+    lines += _reasons("cluster trouble", [test for test in nowhere if test.is_infrastructure])
+    lines += _reasons("skipped", [test for test in nowhere if test.is_cluster_test and test.outcome == "skipped"])
     lines += _listed("kept", report.kept)
     lines += _listed("cancelled at the end", report.cancelled)
     lines += _listed("left behind and still there", report.leaked)

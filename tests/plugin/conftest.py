@@ -63,6 +63,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     for name in list(os.environ):
         if name.startswith(("CLUSTERJOBS_", "SLURM_", "PYTEST_XDIST")) or name in ("PYTEST_ADDOPTS", "CI"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "160")
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)

@@ -90,7 +90,9 @@ def test_the_mark_runs_on_the_default_and_skips_what_does_not_answer(suite: pyte
 
 
 def test_an_expression_that_means_something_else_does_not_ask(suite: pytest.Pytester) -> None:
-    suite.makepyfile(test_suite="import pytest\npytestmark = [pytest.mark.real_world, pytest.mark.slow]\ndef test_x(): 0")
+    suite.makepyfile(
+        test_suite="import pytest\npytestmark = [pytest.mark.real_world, pytest.mark.slow]\ndef test_x(): 0"
+    )
     assert outcomes(suite, "-m", "slow") == {"test_x": f"skipped {NOT_ASKED}"}
     assert outcomes(suite, "-m", "slow or real_world") == {"test_x": "passed"}
 
@@ -159,7 +161,10 @@ def test_all_and_auto_skip_what_does_not_answer_with_the_reason(suite: pytest.Py
 
 def test_a_name_beside_all_is_still_required(suite: pytest.Pytester) -> None:
     found = outcomes(suite, "--cluster=silent,all", "-k", "test_marked")
-    assert (found["test_marked[silent]"], found["test_marked[local]"]) == ("error silent: sbatch-silent not found on PATH", "passed")
+    assert (found["test_marked[silent]"], found["test_marked[local]"]) == (
+        "error silent: sbatch-silent not found on PATH",
+        "passed",
+    )
 
 
 def test_parameters_combine_with_the_tests_own(backends: pytest.Pytester) -> None:
@@ -309,7 +314,9 @@ def test_looking_starts_nothing(
     assert not (suite.path / ".clusterjobs").exists()
 
 
-def test_a_backend_is_probed_once_a_run(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_backend_is_probed_once_a_run(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     suite.runpytest_inprocess("--cluster=answering,silent", "--run-expensive")
     assert sorted((tmp_path / "calls").read_text().split()) == ["answering", "silent"]

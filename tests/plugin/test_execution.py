@@ -1,0 +1,255 @@
+"""The body of a decorated test is a job, and what happens in it looks as if it had happened here. Real local jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def run(project: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
+    project.makepyfile(
+        test_body="import os, sys, warnings\nimport pytest\nfrom pytest_clusterjobs import cluster\n" + source
+    )
+    return project.runpytest_inprocess("--cluster=local", *args)
+
+
+def test_the_body_runs_elsewhere_with_the_values_of_its_fixtures(project: pytest.Pytester) -> None:
+    run(
+        project,
+        f"""
+@pytest.fixture
+def numbers(): return [1, 2, 3]
+
+class TestClass:
+    offset = 10
+
+    @pytest.mark.parametrize("factor", [2, 3])
+    @cluster(cores=1)
+    def test_method(self, numbers, factor, tmp_path):
+        assert os.getpid() != {__import__("os").getpid()}
+        assert sum(numbers) * factor + self.offset in (22, 28)
+        assert tmp_path.is_dir()
+
+@cluster
+async def test_coroutine(numbers):
+    assert numbers == [1, 2, 3]
+""",
+    ).assert_outcomes(passed=3)
+
+
+def test_outcomes_of_pytest_come_through(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+@cluster
+def test_skip(): pytest.skip("no data here")
+
+@cluster
+def test_xfail(): pytest.xfail("known there")
+
+@pytest.mark.xfail(reason="marked", raises=ZeroDivisionError)
+@cluster
+def test_marked(): 1 / 0
+
+@cluster
+def test_raises():
+    with pytest.raises(ValueError, match="boo"):
+        raise ValueError("boo")
+    with pytest.warns(UserWarning):
+        warnings.warn("expected", UserWarning)
+
+@cluster
+def test_fail(): pytest.fail("on purpose")
+
+@cluster
+def test_importorskip(): pytest.importorskip("surely_not_installed")
+""",
+        "-rsxf",
+    )
+    result.assert_outcomes(passed=1, skipped=2, xfailed=2, failed=1)
+    result.stdout.fnmatch_lines(["SKIPPED*no data here", "XFAIL*known there", "XFAIL*marked", "FAILED*on purpose"])
+
+
+def test_a_failed_assert_shows_the_source_and_the_values(project: pytest.Pytester) -> None:
+    result = run(project, "@cluster\ndef test_equal():\n    found = [1, 2, 3]\n    assert found == [1, 2, 4]\n")
+    result.stdout.fnmatch_lines(
+        [
+            "    @cluster",
+            "    def test_equal():",
+            "        found = ?1, 2, 3?",
+            ">       assert found == ?1, 2, 4?",
+            "E       assert ?1, 2, 3? == ?1, 2, 4?",
+            "E         At index 2 diff: 3 != 4",
+            "test_body.py:7: AssertionError",
+        ]
+    )
+
+
+def test_output_is_captured_as_if_printed_here(project: pytest.Pytester) -> None:
+    source = (
+        '@cluster\ndef test_loud():\n    print("to stdout")\n    print("to stderr", file=sys.stderr)\n    assert 0\n'
+    )
+    result = run(project, source)
+    result.stdout.fnmatch_lines(["*Captured stdout call*", "to stdout", "*Captured stderr call*", "to stderr"])
+    text = result.stdout.str()
+    assert "Traceback" not in text.partition("Captured stderr call")[2].partition("----")[0]
+    assert "to stdout" not in run(project, source.replace("assert 0", "pass")).stdout.str()
+    run(project, source.replace("assert 0", "pass"), "-s").stdout.fnmatch_lines(["*to stdout"])
+
+
+def test_warnings_arrive_with_their_place(project: pytest.Pytester) -> None:
+    source = '@cluster\ndef test_careful():\n    warnings.warn("careful", UserWarning)\n'
+    result = run(project, source, "-Wdefault")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*test_body.py:6: UserWarning: careful"])
+    result = run(project, source, "-Werror")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['>   warnings.warn("careful", UserWarning)', "test_body.py:6: UserWarning"])
+
+
+def test_a_value_that_is_returned_is_warned_of(project: pytest.Pytester) -> None:
+    result = run(project, "@cluster\ndef test_value():\n    return 3\n", "-Wdefault")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*PytestReturnNotNoneWarning: *test_value returned <class 'int'>."])
+
+
+def test_a_fixture_that_cannot_travel_is_named_before_anything_is_submitted(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+@pytest.fixture
+def db():
+    import threading
+    return threading.Lock()
+
+@cluster
+def test_needs(db): pass
+
+@pytest.mark.parametrize("handle", [sys.stdout])
+@cluster
+def test_parameter(handle): pass
+""",
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            ">   def test_needs(db): pass",
+            "E   *PayloadError: test_needs: fixture 'db' (lock) cannot be sent to the node: *",
+            ">   def test_parameter(handle): pass",
+            "E   *PayloadError: test_parameter: parameter 'handle' (*) cannot be sent to the node: *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*direct cause*")
+
+
+def test_a_job_without_an_exception_of_its_own_is_shown_at_the_tests_head(project: pytest.Pytester) -> None:
+    result = run(
+        project, "@pytest.mark.filterwarnings('error')\n@cluster\ndef test_killed():\n    os.kill(os.getpid(), 9)\n"
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [">   def test_killed():", "E   *JobFailed: cj-*test_killed was ended by signal SIGKILL (9)"]
+    )
+    result.stdout.no_fnmatch_line("*tracebackhide*")
+
+
+def test_a_method_of_a_testcase_is_refused_clearly(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+import unittest
+
+@cluster
+def helper(x): return x + 1
+
+class TestOld(unittest.TestCase):
+    @cluster
+    def test_method(self): pass
+
+    def test_helper(self):
+        assert helper(1) == 2
+""",
+    )
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["*TestOld::test_method: @cluster cannot run a method of a unittest.TestCase*plain class*"]
+    )
+
+
+def test_markers_lie_under_the_decorator(project: pytest.Pytester) -> None:
+    run(
+        project,
+        """
+@cluster(memory="1GB")
+def helper(): pass
+
+@pytest.mark.cluster(cores=2, memory="2GB", env={"FROM": "marker"})
+def test_helper(cluster_jobs):
+    job = helper.submit()
+    assert (job.record.spec.cores, job.record.spec.memory_bytes) == (2, 2**30)
+    assert job.record.test_id == "test_body.py::test_helper"
+    assert cluster_jobs.run("echo $FROM").stdout == "marker\\n"
+
+@pytest.mark.cluster(env={"FROM": "marker"})
+@cluster(cores=1)
+def test_body():
+    assert os.environ["FROM"] == "marker"
+""",
+    ).assert_outcomes(passed=2)
+
+
+def test_calls_in_ordinary_tests_go_to_the_selected_backend(backends: pytest.Pytester) -> None:
+    source = """
+@cluster
+def helper(): pass
+
+def test_ordinary(request):
+    record = helper.submit().record
+    assert record.backend == request.config.getoption("--expected")
+    assert record.test_id == "test_body.py::test_ordinary"
+"""
+    conftest = backends.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + "\ndef pytest_addoption(parser): parser.addoption('--expected')\n")
+    backends.makepyfile(test_body="from pytest_clusterjobs import cluster\n" + source)
+    for args in (
+        ["--expected=local"],
+        ["--cluster=none", "--expected=local"],
+        ["--cluster=answering", "--expected=answering"],
+    ):
+        backends.runpytest_inprocess(*args).assert_outcomes(passed=1)
+
+
+def test_a_first_call_inside_a_body_belongs_to_its_test(project: pytest.Pytester) -> None:
+    """Nothing decorated is known when the tests are collected: the run is made in the middle of a test."""
+    project.makepyfile(
+        """
+        def test_late():
+            from pytest_clusterjobs import cluster
+            job = cluster(len).submit("four")
+            assert job.result() == 4
+            assert job.record.test_id.endswith("::test_late")
+        """
+    )
+    result = project.runpytest_inprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["local: 1 ran; 1 job*"])
+    assert not (project.path / ".clusterjobs").exists()
+
+
+def test_a_failure_expected_on_one_backend_is_an_xfail_there(backends: pytest.Pytester) -> None:
+    backends.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.cluster_xfail({"answering": "no arrays"}, raises=ZeroDivisionError)
+        @pytest.mark.real_world
+        def test_x(cluster_backend):
+            assert cluster_backend.name == "local" or 1 / 0
+
+        @pytest.mark.cluster_xfail({"answering": "strict"}, strict=True)
+        @pytest.mark.real_world
+        def test_strict(): pass
+        """
+    )
+    result = backends.runpytest_inprocess("--cluster=local,answering", "-rxf")
+    result.assert_outcomes(passed=2, xfailed=1, failed=1)
+    result.stdout.fnmatch_lines(["XFAIL *test_x?answering? - no arrays", "FAILED *test_strict?answering?*"])
