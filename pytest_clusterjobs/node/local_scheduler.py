@@ -90,7 +90,7 @@ class Server:
         self._idle: list[Herd] = []
         self._bereft: list[Herd] = []
         self._input, self._output = b"", b""
-        self._is_stopping = False
+        self._is_stopping = self._is_watching = False
         self._orphans_until = 0.0
         self._retry_s = _RETRY_S[0]
         self._poll = select.poll()
@@ -201,18 +201,16 @@ class Server:
         """Start what can be started, in order. A job that waits for cores keeps those behind it waiting too."""
         for batch in self._startable():
             task = batch.waiting[0]
-            before = self._slots.watch
             cores = self._slots.claim(task.count)
-            self._watch(before)
             if cores is None:
+                self._watch(True)
                 return
             self._retry_s = _RETRY_S[0]
             batch.waiting.popleft()
             task.cores = cores
             self._start(task, batch)
-        before = self._slots.watch
         self._slots.leave_queue()
-        self._watch(before)
+        self._watch(False)
 
     def _startable(self) -> Iterator[Batch]:
         for name, batch in list(self._batches.items()):
@@ -221,14 +219,17 @@ class Server:
             if not batch.waiting:
                 del self._batches[name]
 
-    def _watch(self, before: int) -> None:
-        after = self._slots.watch
-        if before >= 0 and after != before:
-            self._poll.unregister(before)
-        if after >= 0 and after != before:
-            self._poll.register(after, select.POLLIN)
-        elif after >= 0:
+    def _watch(self, is_waiting: bool) -> None:
+        """Listen for what other servers give back, or do not."""
+        if is_waiting and self._is_watching:
             self._retry_s = min(self._retry_s * 1.5, _RETRY_S[1])
+        elif is_waiting != self._is_watching and self._slots.watch >= 0:
+            if is_waiting:
+                _drain(self._slots.watch)
+                self._poll.register(self._slots.watch, select.POLLIN)
+            else:
+                self._poll.unregister(self._slots.watch)
+            self._is_watching = is_waiting
 
     def _start(self, task: Task, batch: Batch) -> None:
         try:

@@ -54,7 +54,8 @@ class Slots:
         self._ours: set[int] = set()
         self._ticket = -1
         self._ticket_name = ""
-        #: A descriptor that is readable when another server has given something back; -1 while not waiting.
+        #: A descriptor that is readable when a server has given something back; -1 until it was needed, or without
+        #: inotify. Never closed: to close it can take the kernel 15 ms.
         self.watch = -1
 
     @property
@@ -84,9 +85,6 @@ class Slots:
             _remove(os.path.join(self._folder, self._ticket_name))
             os.close(self._ticket)
             self._ticket_name = ""
-        if self.watch >= 0:
-            os.close(self.watch)
-            self.watch = -1
 
     @property
     def locks(self) -> list[int]:
@@ -138,7 +136,8 @@ class Slots:
         fcntl.flock(self._ticket, fcntl.LOCK_EX)
         self._ticket_name = f"{time.monotonic_ns():020d}-{self._token}"  # one clock for the whole machine
         os.rename(new, os.path.join(self._folder, self._ticket_name))
-        self.watch = linux.watch_folder(self._folder, linux.IN_DELETE | linux.IN_MODIFY)
+        if self.watch < 0:
+            self.watch = linux.watch_folder(self._folder, linux.IN_DELETE | linux.IN_MODIFY)
 
 
 def _try_lock(descriptor: int) -> bool:
