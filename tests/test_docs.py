@@ -79,8 +79,8 @@ def test_a_kept_job_can_be_run_again_by_hand(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "real_world"]
     subprocess.run(argv, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     (directory,) = (tmp_path / ".clusterjobs").glob("*/main/1-test_x")
-    runner = directory.parent.parent / "node" / "runner.py"
-    done = subprocess.run([sys.executable, runner, directory], capture_output=True, text=True, timeout=120, check=False)
+    start = directory.parent.parent / "node" / "start.py"
+    done = subprocess.run([sys.executable, start, directory], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (1, "again\n")
     assert "assert 0" in done.stderr
 

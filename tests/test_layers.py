@@ -22,7 +22,7 @@ EVERYTHING = frozenset(
 #: Layer -> what it may import of ours, apart from itself. A longer path allows that module alone.
 OURS: dict[str, frozenset[str]] = {
     "": frozenset({"decorator", "core", "engine"}),  # __init__: names only, all of them late
-    "decorator": frozenset({"core", "engine", "backends.registry", "node.runner"}),
+    "decorator": frozenset({"core", "engine", "backends.registry", "node"}),
     "node": frozenset(),
     "core": frozenset(),
     "reports": frozenset({"core"}),
@@ -41,13 +41,16 @@ OURS: dict[str, frozenset[str]] = {
 EXCEPTIONS = {
     # A job that submits jobs, where the user has asked for it: then the package is installed on the node.
     ("node/runner.py", "pytest_clusterjobs"),
+    ("node/packing.py", "pytest_clusterjobs"),
 }
 
 #: Third-party package -> the modules or folders that may import it.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "_pytest": ("plugin/", "node/runner.py"),  # on the node to word a failed assert, where it is installed
+    "_clusterjobs_node": ("node/start.py",),  # the name that what travels has on the node
+    "_sha256": ("node/packing.py",),  # of the standard library, up to Python 3.11
+    "_pytest": ("plugin/", "node/"),  # on the node to word a failed assert, where it is installed
     "click": ("cli/",),
-    "cloudpickle": ("engine/payload.py", "node/runner.py"),  # the runner imports the copy that travels with it
+    "cloudpickle": ("engine/payload.py", "node/"),  # on the node it is the copy that travels along
     "filelock": ("engine/store.py",),
     "jinja2": ("reports/html.py",),
     "pluggy": ("plugin/",),
