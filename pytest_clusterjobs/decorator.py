@@ -99,7 +99,7 @@ class ClusterFunction(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         """Travel as a function that refuses to submit from inside a job."""
-        from pytest_clusterjobs.node.runner import NestedFunction
+        from pytest_clusterjobs.node.packing import NestedFunction
 
         options = {name: getattr(self.spec, name) for name in ("cores", "gpus", "nodes", "partition", "account")}
         return NestedFunction, (self.__wrapped__, options)

@@ -25,7 +25,7 @@ from pytest_clusterjobs.transports.local import LocalTransport
 
 DEADLINE_S = 20.0
 CORES = len(os.sched_getaffinity(0))
-RUNNER = Path(pytest_clusterjobs.__file__).parent / "node" / "runner.py"
+RUNNER = Path(pytest_clusterjobs.__file__).parent / "node" / "start.py"
 
 
 def wait_for(condition: Callable[[], Any], what: str = "") -> Any:

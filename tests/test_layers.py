@@ -224,7 +224,7 @@ def test_a_breach_is_seen(path: str, text: str, complaint: str) -> None:
         ("transports/local.py", "import subprocess"),
         ("plugin/xdist.py", "def f(config):\n    return config.workerinput"),
         ("backends/slurm.py", "def f(name):\n    return name == 'slurm'"),
-        ("node/runner.py", "def f():\n    from pytest_clusterjobs import cluster"),
+        ("node/packing.py", "def f():\n    from pytest_clusterjobs import cluster"),
     ],
 )
 def test_what_is_allowed_is_let_be(path: str, text: str) -> None:

@@ -253,7 +253,7 @@ class LocalBackend(Backend):
     def _is_our_runner(self, path: str) -> bool:
         if path not in self._has_our_runner:
             with suppress(OSError):
-                self._has_our_runner[path] = Path(path).read_bytes() == (_NODE / "runner.py").read_bytes()
+                self._has_our_runner[path] = Path(path).read_bytes() == (_NODE / "start.py").read_bytes()
         return self._has_our_runner.get(path, False)
 
     # ------------------------------------------------------------ what the server says; on the link's thread

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import marshal
 import os
 import pickle
 import pkgutil
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.core.errors import PayloadError
-from pytest_clusterjobs.node.runner import LazyModule, hidden_name
+from pytest_clusterjobs.node import packing
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
@@ -89,7 +90,7 @@ def shipped_library() -> str:
     """Give the folder of the package that nodes unpickle with; it is copied to them."""
     import cloudpickle
 
-    return os.path.dirname(os.path.abspath(cloudpickle.__file__))
+    return os.path.dirname(os.path.abspath(str(cloudpickle.__file__)))
 
 
 def checksum(data: bytes) -> str:
@@ -211,16 +212,36 @@ def _outward_pickle(value: Any, *, modules_by_name: bool) -> bytes:
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, types.ModuleType):
                 if obj.__name__ in _LAZY_MODULES:
-                    return LazyModule, (obj.__name__,)
+                    return packing.LazyModule, (obj.__name__,)
                 if modules_by_name and sys.modules.get(obj.__name__) is obj:
                     return cloudpickle.cloudpickle.subimport, (obj.__name__,)
-            elif name := hidden_name(obj):
+            elif name := packing.hidden_name(obj):
                 return pkgutil.resolve_name, (name,)
-            return super().reducer_override(obj)
+            elif isinstance(obj, types.CodeType):
+                return packing.load_code, (marshal.dumps(obj),)
+            elif isinstance(obj, types.CellType):
+                return packing.make_cell, _contents(obj)
+            return _lighter(super().reducer_override(obj))
 
     buffer = io.BytesIO()
     OutwardPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
+
+
+def _lighter(reduced: Any) -> Any:
+    """Have the node make a function with the runner's own means, which come to the same, instead of cloudpickle's."""
+    import cloudpickle.cloudpickle as library
+
+    if isinstance(reduced, tuple) and len(reduced) == 6 and reduced[0] is getattr(library, "_make_function", None):
+        return (packing.make_function, *reduced[1:5], packing.set_function_state)
+    return reduced
+
+
+def _contents(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
 
 
 def _can_travel(value: Any) -> Exception | None:

@@ -4,7 +4,7 @@
 
     <workdir>/<run_id>/
         run.json                who runs it: pid, its start time, host, user
-        node/                   runner.py and the cloudpickle that travels
+        node/                   what runs the jobs, and the cloudpickle that travels
         shared/                 what the workers of one run share: locks, query results, probes
         <worker>/               "main", or "gw0", "gw1" under xdist
             journal.jsonl       one line before each submission and one after each change
@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import py_compile
 import shutil
 import socket
 import sys
@@ -53,7 +54,7 @@ class Store:
         #: Where nodes announce starts and ends.
         self.marks = os.path.join(self.directory, "marks")
         #: The runner's path.
-        self.runner = os.path.join(self.root, "node", "runner.py")
+        self.runner = os.path.join(self.root, "node", "start.py")
         #: The folder that holds the shipped cloudpickle.
         self.lib = os.path.join(self.root, "node", "lib")
         self._lock = threading.Lock()
@@ -84,8 +85,11 @@ class Store:
 
     def _ship(self) -> None:
         self.transport.make_directory(self.lib)
-        self.transport.write(self.runner, Path(runner.__file__).read_bytes())
         shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"))
+        for name in ("start.py", "runner.py", "packing.py"):
+            copy = os.path.join(os.path.dirname(self.runner), name)
+            shutil.copy2(os.path.join(os.path.dirname(runner.__file__), name), copy)
+            py_compile.compile(copy, doraise=True)  # once here, rather than in every job
         self.transport.write(
             os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id, self._owner_pid)).encode()
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,8 +134,3 @@ def inherited_environment(inherit: bool) -> dict[str, str]:
 def describe_command(argv: Sequence[str]) -> str:
     """Write a command for people."""
     return argv[2] if tuple(argv[:2]) == ("/bin/bash", "-c") else shlex.join(argv)
-
-
-def inside_a_job() -> bool:
-    """Tell whether this process is a job of ours."""
-    return "CLUSTERJOBS_JOB_ID" in os.environ and "pytest_clusterjobs.node.runner" in sys.modules

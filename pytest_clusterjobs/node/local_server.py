@@ -1,7 +1,7 @@
 """Start the local job server: ``python -u local_server.py OPTIONS``, where OPTIONS is one JSON object.
 
 Run by path. The files beside this one become a package of a private name, so that a job, which is a fork of this
-process, can import anything of the user's without meeting them. The runner keeps the name that pickles know it by.
+process, can import anything of the user's without meeting them.
 """
 
 import gc
@@ -15,7 +15,6 @@ from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_clusterjobs_local"
-_RUNNER = "pytest_clusterjobs.node.runner"
 
 
 def load(name: str, path: str) -> types.ModuleType:
@@ -34,9 +33,6 @@ def prepare(cloudpickle: str) -> Any:
     package = types.ModuleType(_PACKAGE)
     package.__path__ = [_HERE]
     sys.modules[_PACKAGE] = package
-    runner = load(_RUNNER, os.path.join(_HERE, "runner.py"))
-    sys.modules[_PACKAGE + ".runner"] = runner
-    package.__dict__["runner"] = runner
     if cloudpickle:
         load("cloudpickle", cloudpickle)
     return importlib.import_module(_PACKAGE + ".local_scheduler")
