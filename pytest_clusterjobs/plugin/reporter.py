@@ -26,6 +26,7 @@ class _Seen:
     backend: str | None = None
     is_cluster_test: bool = False
     is_infrastructure: bool = False
+    has_run: bool = False
     duration_s: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     job_ids: list[str] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Reporter:
             seen.reasons.setdefault(category, _reason(report))
         seen.duration_s += getattr(report, "duration", 0.0)
         seen.backend = facts.get("backend") or seen.backend
+        seen.has_run |= report.when == "call"
         seen.is_cluster_test |= bool(facts.get("is_cluster_test"))
         seen.is_infrastructure |= bool(facts.get("infrastructure"))
         for job in facts.get("jobs", ()):
@@ -145,6 +147,7 @@ class Reporter:
             seen.is_infrastructure,
             tuple(self._jobs[job_id] for job_id in dict.fromkeys(seen.job_ids)),
             seen.is_cluster_test,
+            seen.has_run,
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,7 +9,6 @@ from pytest_clusterjobs.core.units import format_duration
 from pytest_clusterjobs.reports.model import Job, ReportedTest, RunReport
 
 _MAX_LISTED = 10
-_RAN = frozenset({"passed", "failed", "xfailed", "xpassed"})
 
 
 def summary_lines(report: RunReport) -> list[str]:
@@ -36,8 +35,7 @@ def summary_lines(report: RunReport) -> list[str]:
 
 def _backend_lines(name: str, tests: Sequence[ReportedTest], jobs: Sequence[Job]) -> list[str]:
     outcomes = Counter(test.outcome for test in tests)
-    ran = sum(test.outcome in _RAN or bool(test.jobs) for test in tests)
-    parts = [f"{ran} ran"]
+    parts = [f"{sum(test.has_run for test in tests)} ran"]
     parts += [f"{outcomes['failed']} failed"] if outcomes["failed"] else []
     parts += [f"{outcomes['error']} error{'s' if outcomes['error'] > 1 else ''}"] if outcomes["error"] else []
     parts += [f"{outcomes['skipped']} skipped"] if outcomes["skipped"] else []

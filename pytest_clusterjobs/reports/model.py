@@ -37,6 +37,8 @@ class ReportedTest:
     jobs: tuple[Job, ...] = ()
     #: True: it is marked, or decorated, to need a cluster.
     is_cluster_test: bool = False
+    #: True: its body was called, whatever came of it.
+    has_run: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON types."""
@@ -44,6 +46,7 @@ class ReportedTest:
             "nodeid": self.nodeid,
             "outcome": self.outcome,
             "cluster_test": self.is_cluster_test,
+            "ran": self.has_run,
             "backend": self.backend,
             "duration_s": round(self.duration_s, 6),
             "reason": self.reason or None,
