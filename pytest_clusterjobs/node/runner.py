@@ -50,10 +50,14 @@ def main(directory: str) -> int:
 
 def set_up_process(order: "Dict[str, Any]") -> None:
     """Give the process what a login would, and the import path of the place where the job was made."""
-    account = pwd.getpwuid(os.getuid())
-    os.environ.setdefault("HOME", account.pw_dir)
-    os.environ.setdefault("USER", account.pw_name)
-    os.environ.setdefault("LOGNAME", account.pw_name)
+    try:
+        account = pwd.getpwuid(os.getuid())
+    except KeyError:  # a container that runs as a user of no name
+        pass
+    else:
+        os.environ.setdefault("HOME", account.pw_dir)
+        os.environ.setdefault("USER", account.pw_name)
+        os.environ.setdefault("LOGNAME", account.pw_name)
     if order.get("cwd"):
         os.chdir(order["cwd"])
     os.environ["PWD"] = os.getcwd()
