@@ -22,7 +22,7 @@ _EXIT_CANNOT_RUN = 127
 _LOGS = ("stdout.log", "stderr.log")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Task:
     """One job, as the server knows it."""
 
@@ -35,7 +35,7 @@ class Task:
     #: What its environment has beyond that of its submission.
     own_environment: dict[str, str]
     #: The environment of its submission.
-    environment: dict[str, str] = field(repr=False)
+    environment: dict[str, str]
     #: How many cores it asked for.
     count: int
     #: Memory limit in bytes, or None.

@@ -33,7 +33,7 @@ _ORPHANS_INTERVAL_S, _ORPHANS_S = 0.01, 10.0
 _STOP_S = 4.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Batch:
     """One submission: tasks of one shape."""
 
@@ -45,7 +45,7 @@ class Batch:
     running: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Herd:
     """One shepherd, and the task that it has."""
 

@@ -16,6 +16,9 @@ from typing import Any
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGE = "_clusterjobs_local"
 
+#: What the runner imports only when it is needed, and which is then needed by many jobs.
+_USUAL = ("pkgutil", "subprocess", "traceback")
+
 
 def load(name: str, path: str) -> types.ModuleType:
     """Import a module or package from the file ``path`` under ``name``, leaving the import path as it is."""
@@ -35,6 +38,9 @@ def prepare(cloudpickle: str) -> Any:
     sys.modules[_PACKAGE] = package
     if cloudpickle:
         load("cloudpickle", cloudpickle)
+    for name in _USUAL:
+        importlib.import_module(name)
+    importlib.import_module(_PACKAGE + ".packing").sha256(b"")
     return importlib.import_module(_PACKAGE + ".local_scheduler")
 
 
