@@ -79,9 +79,11 @@ def can_show(config: pytest.Config) -> bool:
     """Tell whether a person looks at a terminal that understands cursor movements."""
     if config.option.verbose < 0 or os.environ.get("CI") or os.environ.get("BUILD_NUMBER"):
         return False
-    if os.environ.get("TERM", "dumb") == "dumb" or not config.pluginmanager.has_plugin("terminalreporter"):
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("TERM", "dumb") == "dumb":
         return False
-    return config.get_terminal_writer().hasmarkup and bool(config.get_terminal_writer()._file.isatty())
+    # The reporter's answer, not the file's: a test may be running, and then the file is captured.
+    return bool(reporter.isatty)
 
 
 def live_text(records: Sequence[JobRecord], waited_s: float) -> str:
