@@ -86,6 +86,9 @@ _ENDED_ALREADY = re.compile(r"Invalid job id specified|already completing or com
 # The second is said of array elements that were cancelled before they started: 22.05 forgets them at once.
 _UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job \S+ not found")
 
+# What slurmd gives as a signal when it cannot open --output or --error (seen with 22.05: FAILED, ExitCode 0:53).
+_NO_OUTPUT_FILE = 53
+
 _FORMAT = "%i|%T|%N|%j|%r"
 
 
@@ -263,7 +266,10 @@ def status_of(word: str, reason: str = "", exit_code: str = "", nodes: str = "",
     detail = "" if reason.strip() in ("", "None", "(null)") else reason.strip()
     if by:
         detail = f"{by.strip()} {detail}".strip()
-    if why is ExitReason.NONZERO_EXIT and signal:
+    if why is ExitReason.NONZERO_EXIT and signal == _NO_OUTPUT_FILE:
+        why, code, signal = ExitReason.LAUNCH_FAILURE, None, None
+        detail = "slurmd could not open the job's output files (0:53); do the nodes see the work directory?"
+    elif why is ExitReason.NONZERO_EXIT and signal:
         why, code = ExitReason.SIGNAL, None
     if state is JobState.FAILED and detail == "NonZeroExitCode":
         detail = ""

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_clusterjobs.backends import registry
@@ -37,6 +38,16 @@ from pytest_clusterjobs.transports.local import LocalTransport
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 DEFAULT_BACKEND = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A job that is about to be submitted."""
+
+    job: Job[Any]
+    work: Work
+    backend: str
+    depends_on: tuple[Job[Any], ...]
 
 
 class Run:
@@ -73,7 +84,7 @@ class Run:
         self._selected = DEFAULT_BACKEND
         self._test_id = ""
         self._defaults: JobSpec | None = None
-        self._gathering: list[tuple[Job[Any], Work, str]] | None = None
+        self._gathering: list[_Made] | None = None
         self._gathering_limit: int | None = None
         self._report: CloseReport | None = None
 
@@ -211,8 +222,8 @@ class Run:
         if self._gathering is not None:
             self._gathering += made
         else:
-            self._submit_groups(made, depends_on, max_concurrent)
-        return [job for job, _, _ in made]
+            self._submit_groups(made, max_concurrent)
+        return [each.job for each in made]
 
     @contextmanager
     def gather(self, max_concurrent: int | None = None) -> Iterator[None]:
@@ -223,11 +234,8 @@ class Run:
         try:
             yield
         except BaseException:
-            held, self._gathering = self._gathering, None
-            for job, _, _ in held or []:
-                self.ledger.end_unsubmitted(
-                    job, verdict.Verdict(JobState.CANCELLED, ExitReason.CANCELLED, "never submitted")
-                )
+            self._drop(self._gathering or [], "the batch was never submitted")
+            self._gathering = None
             raise
         self.flush()
 
@@ -235,9 +243,13 @@ class Run:
         """Submit what `gather` holds back."""
         held, self._gathering = self._gathering, None
         if held:
-            self._submit_groups(held, (), self._gathering_limit)
+            self._submit_groups(held, self._gathering_limit)
 
-    def _make_job(self, work: Work, depends_on: Sequence[Job[Any]]) -> tuple[Job[Any], Work, str]:
+    def _drop(self, held: Sequence[_Made], why: str) -> None:
+        for made in held:
+            self.ledger.end_unsubmitted(made.job, verdict.Verdict(JobState.CANCELLED, ExitReason.CANCELLED, why))
+
+    def _make_job(self, work: Work, depends_on: Sequence[Job[Any]]) -> _Made:
         spec = work.spec if self._defaults is None else lay_over(self._defaults, work.spec)
         work = dataclasses.replace(work, spec=spec)
         backend = registry.require(spec.backend or self._selected)
@@ -245,64 +257,48 @@ class Run:
         job: Job[Any] = Job(self, record, is_command=work.function is None)
         if depends_on:
             record.detail = "waits for " + ", ".join(other.record.name for other in depends_on)
-        return job, work, backend
+        return _Made(job, work, backend, tuple(depends_on))
 
-    def _submit_groups(
-        self,
-        made: list[tuple[Job[Any], Work, str]],
-        depends_on: Sequence[Job[Any]],
-        max_concurrent: int | None,
-    ) -> None:
-        groups: dict[tuple[str, JobSpec], list[tuple[Job[Any], Work]]] = {}
-        for job, work, backend in made:
-            shape = dataclasses.replace(work.spec, name=None)
-            groups.setdefault((backend, shape), []).append((job, work))
-        for (backend, _), members in groups.items():
-            self._submit_group(backend, members, depends_on, max_concurrent)
+    def _submit_groups(self, made: Sequence[_Made], max_concurrent: int | None) -> None:
+        groups: dict[tuple[str, JobSpec, tuple[Job[Any], ...]], list[_Made]] = {}
+        for each in made:
+            shape = dataclasses.replace(each.work.spec, name=None)
+            groups.setdefault((each.backend, shape, each.depends_on), []).append(each)
+        for members in groups.values():
+            self._submit_group(members, max_concurrent)
 
-    def _submit_group(
-        self,
-        name: str,
-        members: list[tuple[Job[Any], Work]],
-        depends_on: Sequence[Job[Any]],
-        max_concurrent: int | None,
-    ) -> None:
-        backend = self.backend(name)
+    def _submit_group(self, members: Sequence[_Made], max_concurrent: int | None) -> None:
+        name = members[0].backend
+        backend, clerk = self.backend(name), self._clerks[name]
         limit = backend.array_limit() if len(members) > 1 else 1
         limit = min(limit, self.settings.max_jobs or limit)
         self.store.open()
         batches = [
-            self._make_batch(backend, members[start : start + limit], depends_on, max_concurrent)
+            self._make_batch(backend, members[start : start + limit], max_concurrent)
             for start in range(0, len(members), limit)
         ]
         self._monitor.start()
         try:
             for batch in batches:
-                self._clerks[name].submit(batch)
+                clerk.submit(batch)
         finally:
             self._monitor.wake()
-        if self._clerks[name].waiting():
-            self._clerks[name].start()
+        if clerk.waiting():
+            clerk.start()
 
-    def _make_batch(
-        self,
-        backend: Backend,
-        members: list[tuple[Job[Any], Work]],
-        depends_on: Sequence[Job[Any]],
-        max_concurrent: int | None,
-    ) -> Batch:
+    def _make_batch(self, backend: Backend, members: Sequence[_Made], max_concurrent: int | None) -> Batch:
         number = next(self._numbers)
         base = str(number) if self.worker == "main" else f"{self.worker}.{number}"
-        works = [work for _, work in members]
+        works = [made.work for made in members]
         name = name_of(self.run_id, base, works[0])
         directory = os.path.join(self.store.directory, f"{number}-{slug(works[0].spec.name or works[0].label)}")
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
         paths = prepare(self.store, works, ids, directory)
         now, tracked = time.monotonic(), []
-        for (job, work), job_id, path in zip(members, ids, paths, strict=True):
-            job.record.job_id, job.record.directory = job_id, path
-            job.record.name = name_of(self.run_id, job_id, work)
-            tracked.append(Tracked(job, backend, waits_since=now))
+        for made, job_id, path in zip(members, ids, paths, strict=True):
+            record = made.job.record
+            record.job_id, record.directory, record.name = job_id, path, name_of(self.run_id, job_id, made.work)
+            tracked.append(Tracked(made.job, backend, waits_since=now))
         spec = works[0].spec
         submission = Submission(
             name=name,
@@ -315,7 +311,7 @@ class Run:
             environment=inherited_environment(spec.inherit_env),
             max_concurrent=max_concurrent,
         )
-        batch = Batch(tracked, submission, backend, tuple(depends_on))
+        batch = Batch(tracked, submission, backend, members[0].depends_on)
         self.ledger.add(batch)
         return batch
 
@@ -340,6 +336,9 @@ class Run:
 
     def cancel(self, jobs: Sequence[Job[Any]]) -> None:
         """Cancel jobs; those that have ended are left as they are."""
+        if self._gathering:
+            self._drop([made for made in self._gathering if made.job in jobs], "")
+            self._gathering = [made for made in self._gathering if made.job not in jobs]
         for job in jobs:
             tracked = self.ledger.by_job_id(job.job_id)
             if tracked is not None and tracked.job is job:

@@ -125,7 +125,8 @@ def from_status(status: JobStatus) -> Verdict:
     """Judge by the scheduler's word, for a job that left no evidence of its own."""
     if status.state is JobState.COMPLETED:
         word = status.native_word or "COMPLETED"
-        return Verdict(JobState.LOST, ExitReason.LOST, f"the scheduler says {word}, but the job left no result")
+        detail = f"the scheduler says {word}, but the job left no result; do the nodes see the work directory?"
+        return Verdict(JobState.LOST, ExitReason.LOST, detail)
     reason = status.reason or ExitReason.NONZERO_EXIT
     detail = status.detail
     if reason is ExitReason.SIGNAL and status.signal and not detail:
