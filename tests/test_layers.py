@@ -47,7 +47,8 @@ EXCEPTIONS = {
 #: Third-party package -> the modules or folders that may import it.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "_clusterjobs_node": ("node/start.py",),  # the name that what travels has on the node
-    "_sha256": ("node/packing.py",),  # of the standard library, up to Python 3.11
+    "_sha2": ("node/packing.py",),  # of the standard library, from Python 3.12 on
+    "_sha256": ("node/packing.py",),  # and before
     "_pytest": ("plugin/", "node/"),  # on the node to word a failed assert, where it is installed
     "click": ("cli/",),
     "cloudpickle": ("engine/payload.py", "node/"),  # on the node it is the copy that travels along

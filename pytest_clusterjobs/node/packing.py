@@ -389,6 +389,10 @@ def _prepare_assertions() -> None:
             ["-p", "no:cacheprovider", "-p", "no:clusterjobs", "-c", os.devnull, "--rootdir", os.getcwd()]
             + (["-" + "v" * int(os.environ["CLUSTERJOBS_VERBOSITY"])] if "CLUSTERJOBS_VERBOSITY" in os.environ else [])
         )
+        if config.pluginmanager.get_plugin("terminalreporter") is None:  # pytest 8 asks it whether to colour
+            from _pytest.terminal import TerminalReporter
+
+            config.pluginmanager.register(TerminalReporter(config, io.StringIO()), "terminalreporter")
         item = types.SimpleNamespace(config=config, ihook=config.hook)
         hook = assertion.pytest_runtest_protocol(item)  # type: ignore[arg-type]
         next(hook)
