@@ -38,10 +38,13 @@ from pytest_clusterjobs.backends.base import (
     Submission,
     Submitted,
 )
+from pytest_clusterjobs.backends.batch import EXIT_MODULE, SCRIPT
 from pytest_clusterjobs.core.errors import BackendUnavailable, SubmitError
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.units import format_memory
 from pytest_clusterjobs.transports.base import Transport
+
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 _NODE = Path(__file__).resolve().parent.parent / "node"
 _ARRAY_LIMIT = 10_000
@@ -67,6 +70,13 @@ _STATES = {
 #: Variables that an interpreter or the C library reads once, when it starts. A job with other values than the server's
 #: is started afresh instead of forked.
 _READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
+
+
+_MODULE_INIT = """\
+type module >/dev/null 2>&1 ||
+  for cj_init in /etc/profile.d/{lmod,modules}.sh /usr/share/lmod/lmod/init/bash /usr/share/modules/init/bash; do
+    [ -r "$cj_init" ] && . "$cj_init" && break
+  done"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +252,7 @@ class LocalBackend(Backend):
         """Give the command that runs a job when the job's directory is added; None when a fork of the server does."""
         spec = submission.spec
         if spec.modules or spec.prologue or spec.epilogue:
-            path = os.path.join(submission.directory, "script.sh")
+            path = os.path.join(submission.directory, SCRIPT)
             self.transport.write(path, "\n".join(_script(submission)).encode(), executable=True)
             return ["bash", path]
         is_forked = submission.python == sys.executable and self._is_our_runner(submission.runner)
@@ -251,10 +261,14 @@ class LocalBackend(Backend):
         return [submission.python, "-u", submission.runner]
 
     def _is_our_runner(self, path: str) -> bool:
+        """Tell whether the runner and what lies beside it are the ones that the server has loaded."""
         if path not in self._has_our_runner:
+            self._has_our_runner[path] = False
             with suppress(OSError):
-                self._has_our_runner[path] = Path(path).read_bytes() == (_NODE / "start.py").read_bytes()
-        return self._has_our_runner.get(path, False)
+                files = list(Path(path).parent.glob("*.py"))
+                same = all(file.read_bytes() == (_NODE / file.name).read_bytes() for file in files)
+                self._has_our_runner[path] = bool(files) and same
+        return self._has_our_runner[path]
 
     # ------------------------------------------------------------ what the server says; on the link's thread
 
@@ -455,18 +469,15 @@ def _script(submission: Submission) -> list[str]:
     The job is in the foreground: a signal for the job goes to each of its processes, so there is none to pass on. The
     trap lets the shell outlive SIGTERM for the epilogue, which runs in a subshell: it cannot change the exit code.
     """
-    spec = submission.spec
-    modules = " ".join(map(shlex.quote, spec.modules))
+    spec, quote = submission.spec, shlex.quote
     lines = ["#!/bin/bash", "trap : TERM"]
-    if modules:
-        lines += [
-            "type module >/dev/null 2>&1 || for _cj_file in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh; do",
-            '  [ -r "$_cj_file" ] && . "$_cj_file"',
-            "done",
-            f"module load {modules} || {{ echo 'cannot load the modules: {modules}' >&2; exit 96; }}",
-        ]
+    if spec.modules:
+        lines.append(_MODULE_INIT)
+    for name in spec.modules:
+        complaint = quote(f"clusterjobs: cannot load the environment module {name}")
+        lines.append(f"module load {quote(name)} || {{ echo {complaint} >&2; exit {EXIT_MODULE}; }}")
     lines += spec.prologue
-    lines += [f'{shlex.quote(submission.python)} -u {shlex.quote(submission.runner)} "$1"', "_cj_code=$?"]
+    lines += [f'{quote(submission.python)} -u {quote(submission.runner)} "$1"', "cj_code=$?"]
     if spec.epilogue:
-        lines += ["(", *spec.epilogue, ")"]
-    return [*lines, 'exit "$_cj_code"', ""]
+        lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *spec.epilogue, ")"]
+    return [*lines, 'exit "$cj_code"', ""]

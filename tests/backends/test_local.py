@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 
+from pytest_clusterjobs.backends.batch import EXIT_MODULE
 from pytest_clusterjobs.core.errors import SubmitError
 from pytest_clusterjobs.core.state import ExitReason, JobState
 
@@ -284,15 +285,16 @@ def test_prologue_and_epilogue_run_around_the_job(bench: Bench) -> None:
     assert job.log() == "before\njob a b\nafter a b\n"
 
 
-def test_epilogue_cannot_hide_a_failure(bench: Bench) -> None:
-    job = bench.submit(["sh", "-c", "exit 4"], epilogue=["true"])
+def test_epilogue_knows_a_failure_and_cannot_hide_it(bench: Bench) -> None:
+    job = bench.submit(["sh", "-c", "exit 4"], epilogue=["echo ended with $CLUSTERJOBS_EXIT_CODE", "exit 0"])
     assert job.ended().exit_code == 4
+    assert job.log() == "ended with 4\n"
 
 
 def test_module_that_cannot_be_loaded_ends_the_job(bench: Bench) -> None:
     job = bench.submit(lambda: print("must not run"), modules=["no-such/1.0"])
-    assert job.ended().state is JobState.FAILED
-    assert "cannot load the modules: no-such/1.0" in job.log("stderr.log")
+    assert (job.ended().state, job.status.exit_code) == (JobState.FAILED, EXIT_MODULE)
+    assert "cannot load the environment module no-such/1.0" in job.log("stderr.log")
     assert job.log() == ""
 
 
