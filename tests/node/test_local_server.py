@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,27 @@ def test_variables_that_an_interpreter_reads_at_its_start_are_obeyed(bench: Benc
     again = bench.submit(lambda: (sys.flags.hash_randomization, hash("x")), env={"PYTHONHASHSEED": "0"})
     assert job.value() == again.value()
     assert job.value()[0] == 0
+
+
+def test_environment_of_any_size_and_bytes_arrives(bench: Bench) -> None:
+    folder = bench.directory(lambda: (len(os.environ["BIG"]), os.environb[b"ODD"]))
+    submission = bench.submission(folder)
+    submission = dataclasses.replace(
+        submission, environment={**submission.environment, "BIG": "x" * 300_000, "ODD": "\udcff"}
+    )
+    job = Job(bench, bench.backend, bench.backend.submit(submission).native_ids[0], folder)
+    assert job.value() == (300_000, b"\xff")
+
+
+def test_other_runner_than_the_servers_is_the_one_that_runs(bench: Bench) -> None:
+    shutil.copytree(RUNNER.parent, bench.root / "node")
+    with (bench.root / "node" / "runner.py").open("a") as file:
+        file.write("\nprint('another runner')\n")
+    folder = bench.directory(lambda: 1)
+    submission = dataclasses.replace(bench.submission(folder), runner=str(bench.root / "node" / RUNNER.name))
+    job = Job(bench, bench.backend, bench.backend.submit(submission).native_ids[0], folder)
+    assert job.value() == 1
+    assert job.log() == "another runner\n"
 
 
 def test_other_python_that_is_missing_says_so(bench: Bench) -> None:
@@ -312,7 +334,7 @@ def test_large_job_does_not_starve_behind_small_ones(bench: Bench) -> None:
     """Small jobs of another client keep coming; with whoever-comes-first the large one never finds all cores free."""
     other = bench.connect()
     try:
-        small = [bench.submit(["sleep", "0.03"], other) for _ in range(60)]
+        small = [bench.submit(["sleep", "0.03"], other) for _ in range(120)]
         wait_for(lambda: small[0].status.state is not JobState.PENDING)
         large = bench.submit(lambda: 1, cores=CORES)
         large.value()
