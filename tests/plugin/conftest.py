@@ -70,7 +70,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(pytester.path.parent / "pycache"))
     monkeypatch.setattr(registry, "_registered", {})  # the same names, another class, in each test's process
     if not entry_points(group="pytest11", name="clusterjobs"):
-        pytester.plugins.append("pytest_clusterjobs.plugin")
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_clusterjobs.plugin")
     return pytester
 
 

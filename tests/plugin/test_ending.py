@@ -62,9 +62,8 @@ def start(project: pytest.Pytester, pids: Path) -> Iterator[Starter]:
 
     def begin(*args: str, count: int = 1) -> subprocess.Popen[str]:
         project.makepyfile(test_waits=WAITS.replace("COUNT", str(count)))
-        plugins = [word for name in project.plugins for word in ("-p", str(name))]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugins, "--cluster-report=report.json", *args],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cluster-report=report.json", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

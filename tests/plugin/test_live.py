@@ -47,12 +47,11 @@ def test_the_line_counts_states_with_the_pending_reasons() -> None:
     assert live_text(records, 14.2) == expected
 
 
-def on_a_terminal(project: pytest.Pytester, *args: str, **environment: str) -> str:
+def on_a_terminal(*args: str, **environment: str) -> str:
     """Run pytest on a pseudo-terminal and give all that it wrote to it."""
     controller, terminal = pty.openpty()
-    plugins = [word for name in project.plugins for word in ("-p", str(name))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugins, *args],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
         stdin=subprocess.DEVNULL,
         stdout=terminal,
         stderr=terminal,
@@ -75,7 +74,7 @@ def on_a_terminal(project: pytest.Pytester, *args: str, **environment: str) -> s
 
 def test_a_terminal_shows_the_line_and_loses_it_again(project: pytest.Pytester) -> None:
     project.makepyfile(test_live=WAITS)
-    text = on_a_terminal(project)
+    text = on_a_terminal()
     assert re.search(r"test_live\.py \r?\n\r\x1b\[Klocal: 1 running, 0 s", text)
     shown = text.index("local: 1 running")
     gone = text.index("\r\x1b[K\x1b[1A\x1b[14G", shown)  # back to the column behind "test_live.py "
@@ -86,4 +85,4 @@ def test_a_terminal_shows_the_line_and_loses_it_again(project: pytest.Pytester) 
 @pytest.mark.parametrize(("args", "environment"), [([], {"CI": "1"}), ([], {"TERM": "dumb"}), (["-q"], {})])
 def test_no_line_where_nobody_looks(project: pytest.Pytester, args: list[str], environment: dict[str, str]) -> None:
     project.makepyfile(test_live=WAITS)
-    assert "running" not in on_a_terminal(project, *args, **environment)
+    assert "running" not in on_a_terminal(*args, **environment)
