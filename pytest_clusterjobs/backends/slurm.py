@@ -72,7 +72,7 @@ _HOPELESS = re.compile(
 
 # slurm_errno.c: refusals that pass. The first are limits on the number of jobs, not on this job.
 _LIMITS = re.compile(
-    r"MaxSubmitJob|Slurm temporarily unable to accept job|Resource temporarily unavailable|Job submit rate limit"
+    r"(Max|Grp)SubmitJob|Slurm temporarily unable to accept job|Resource temporarily unavailable|Job submit rate limit"
     r"|Requested partition configuration not available now",
 )
 # After these nobody knows whether the controller made the job: it may, minutes later (seen with 22.05 and 26.05).
@@ -88,6 +88,9 @@ _UNKNOWN_JOB = re.compile(r"Invalid job id specified|Job \S+ not found")
 
 # What slurmd gives as a signal when it cannot open --output or --error (seen with 22.05: FAILED, ExitCode 0:53).
 _NO_OUTPUT_FILE = 53
+
+# Above it are no signals but words of Slurm's own, such as 125 for out of memory (slurm.h, SIG_OOM).
+_LAST_SIGNAL = 64
 
 _FORMAT = "%i|%T|%N|%j|%r"
 
@@ -271,7 +274,8 @@ def status_of(word: str, reason: str = "", exit_code: str = "", nodes: str = "",
         detail = "slurmd could not open the job's output files (0:53); do the nodes see the work directory?"
     elif why is ExitReason.NONZERO_EXIT and signal:
         why, code = ExitReason.SIGNAL, None
-    if state is JobState.FAILED and detail == "NonZeroExitCode":
+    # 22.05 gives the second reason to every batch script that a signal ended.
+    if detail == "NonZeroExitCode" or (why is ExitReason.SIGNAL and detail == "JobLaunchFailure"):
         detail = ""
     is_hopeless = state is JobState.PENDING and bool(_HOPELESS.fullmatch(detail))
     node_text = "" if nodes.strip() in ("(null)", "None assigned") else nodes.strip()
@@ -283,12 +287,15 @@ def _exit_code(text: str) -> tuple[int | None, int | None]:
     if not match:
         return None, None
     code, signal = int(match[1]), int(match[2])
+    if signal > _LAST_SIGNAL:
+        return None, None
     return (None, signal) if signal and not code else (code, None)
 
 
 def parse_scontrol(text: str) -> JobStatus | None:
     """Read ``scontrol --oneliner show job``; None when it shows no job."""
-    fields = dict(re.findall(r"(?:^|\s)(JobState|Reason|ExitCode|NodeList|Restarts)=(\S*)", text))
+    found = re.findall(r"(?:^|\s)(JobState|Reason|ExitCode|NodeList|Restarts)=(\S*)", text)
+    fields = dict(reversed(found))  # the first of each counts: paths and comments, which may look like one, come later
     if "JobState" not in fields:
         return None
     return status_of(
