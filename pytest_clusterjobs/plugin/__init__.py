@@ -6,6 +6,7 @@ when something is asked of it. What is here says when that is.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,19 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     from pytest_clusterjobs.plugin import hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests() -> Generator[None, None, None]:
+    """Refuse submissions while conftests are imported: nobody would wait for them or clean up after them."""
+    from pytest_clusterjobs.engine import current
+    from pytest_clusterjobs.plugin.session import WHILE_COLLECTING
+
+    before = current.refuse(WHILE_COLLECTING)
+    try:
+        return (yield)
+    finally:
+        current.refuse(before)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,12 +14,11 @@ import pytest
 from pytest_clusterjobs.engine import current
 from pytest_clusterjobs.plugin.items import ITEM
 from pytest_clusterjobs.plugin.markers import NAMES, decorated
-from pytest_clusterjobs.plugin.session import ClusterSession
+from pytest_clusterjobs.plugin.session import WHILE_COLLECTING, ClusterSession
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.plugin.marks import ClusterMarks
 
-REFUSAL = "pytest is collecting: a job cannot be submitted while modules are imported; call it inside a test or fixture"
 #: The fixture that carries the backend; the others depend on it.
 FIXTURE = "cluster_backend"
 
@@ -33,7 +32,7 @@ class Collecting:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self) -> Generator[None, object, object]:
         """Refuse submissions while modules are imported."""
-        before = current.refuse(REFUSAL)
+        before = current.refuse(WHILE_COLLECTING)
         try:
             return (yield)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pytest_clusterjobs.core.record import JobRecord
     from pytest_clusterjobs.engine.run import Run
     from pytest_clusterjobs.plugin.reporter import Reporter
+
+
+log = logging.getLogger("pytest_clusterjobs")
 
 
 class Ending:
@@ -79,7 +83,11 @@ class Ending:
         self._announce(run)
         with suppress(OSError):  # absent, or something in it is kept
             os.rmdir(self._session.files_directory)
-        output = last_words(run, self._session)
+        try:
+            output = last_words(run, self._session)
+        except Exception as error:  # the edge of the process: the tests' results must be reported whatever happens here
+            log.exception("clusterjobs: the end of run %s failed", run.run_id)
+            return {"problems": [f"the end of the run failed, jobs may be left: {error!r}"]}
         output["kept"] += [path for path in self._session.kept if os.path.isdir(path)]
         return output
 

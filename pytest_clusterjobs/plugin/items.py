@@ -30,3 +30,5 @@ BACKEND = pytest.StashKey[str]()
 TROUBLE = pytest.StashKey[bool]()
 #: True once one of its phases has failed.
 FAILED = pytest.StashKey[bool]()
+#: Ids of the jobs that a report of it has told about.
+TOLD = pytest.StashKey[set[str]]()

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.plugin.items import BACKEND, FAILED, ITEM, TROUBLE
+from pytest_clusterjobs.plugin.items import BACKEND, FAILED, ITEM, TOLD, TROUBLE
 from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.job import Job
+    from pytest_clusterjobs.engine.run import Run
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -52,10 +53,10 @@ class ItemReporting:
         if report.failed:
             item.stash[FAILED] = True
             if run is not None and jobs:
-                from pytest_clusterjobs.plugin.sections import sections_for
-
                 run.keep_jobs_of(item.nodeid)
-                report.sections += sections_for(run, jobs)
+                told = item.stash.setdefault(TOLD, set())
+                _tell(report, run, [job for job in jobs if job.job_id not in told])
+                told.update(job.job_id for job in jobs)
         if jobs or ITEM in item.stash or is_trouble:
             setattr(report, ATTRIBUTE, self._facts(item, report, jobs, is_trouble))
         return report
@@ -73,6 +74,18 @@ class ItemReporting:
         if report.when == "teardown":  # the last one: by now the jobs are what they will be
             facts["jobs"] = [job.record.to_dict() for job in jobs]
         return facts
+
+
+def _tell(report: pytest.TestReport, run: Run, jobs: list[Job[Any]]) -> None:
+    """Add a section for each job: to the error's text, which --show-capture does not hide and JUnit XML has too."""
+    from pytest_clusterjobs.plugin.sections import sections_for
+
+    longrepr: Any = report.longrepr
+    for title, text in sections_for(run, jobs):
+        if hasattr(longrepr, "addsection"):  # not when it is mere text
+            longrepr.addsection(title, text)
+        else:
+            report.sections.append((title, text))
 
 
 def is_infrastructure(error: BaseException) -> bool:

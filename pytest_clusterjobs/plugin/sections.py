@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.state import JobState
 from pytest_clusterjobs.core.units import format_duration, format_memory
 from pytest_clusterjobs.engine.job import Job, requested_text
@@ -24,7 +25,7 @@ def sections_for(run: Run, jobs: list[Job[Any]]) -> list[tuple[str, str]]:
     """
     ordered = sorted(jobs, key=_rank)
     told = [
-        (f"cluster job {job.record.name or job.record.label}", describe(run, job)) for job in ordered[:_MAX_SECTIONS]
+        (f"cluster job {job.record.name or job.record.label}", _describe(run, job)) for job in ordered[:_MAX_SECTIONS]
     ]
     rest = ordered[_MAX_SECTIONS:]
     if rest:
@@ -40,6 +41,13 @@ def sections_for(run: Run, jobs: list[Job[Any]]) -> list[tuple[str, str]]:
 def _rank(job: Job[Any]) -> int:
     state = job.record.state
     return 2 if state is JobState.COMPLETED else 0 if state.is_terminal else 1
+
+
+def _describe(run: Run, job: Job[Any]) -> str:
+    try:
+        return describe(run, job)
+    except (ClusterJobsError, OSError) as error:  # its files are gone or damaged: the failure must be told all the same
+        return f"{job!r}\nno more is known: {error}"
 
 
 def describe(run: Run, job: Job[Any]) -> str:

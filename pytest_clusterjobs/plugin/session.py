@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from pytest_clusterjobs.plugin.selection import Selection
 
 
+#: Why submissions are refused while conftests and test modules are imported.
+WHILE_COLLECTING = (
+    "pytest is collecting: modules are imported, no job can be submitted; call it inside a test or fixture"
+)
+
+
 class ClusterSession:
     """The options of one session, and the run that they make, once it is needed.
 

@@ -304,6 +304,13 @@ def test_a_submission_while_collecting_is_refused(project: pytest.Pytester) -> N
     assert not (project.path / ".clusterjobs").exists()
 
 
+def test_a_submission_in_a_conftest_is_refused(project: pytest.Pytester) -> None:
+    project.makeconftest("from pytest_clusterjobs import cluster\nVALUE = cluster(len).submit('abc')\n")
+    result = project.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*UsageError: pytest is collecting: *"])
+
+
 @pytest.mark.parametrize("args", [("--collect-only",), ("--help",), ("--fixtures",), ()])
 def test_looking_starts_nothing(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: tuple[str, ...]

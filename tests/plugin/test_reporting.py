@@ -159,6 +159,34 @@ def test_a_jobs_own_error_is_told_once(project: pytest.Pytester) -> None:
     assert result.stdout.str().count("native id") == 1
 
 
+def test_jobs_are_told_whatever_is_shown_of_the_output(project: pytest.Pytester) -> None:
+    project.makepyfile("from pytest_clusterjobs import cluster\n@cluster\ndef test_x(): assert 0\n")
+    result = project.runpytest_inprocess("--cluster=local", "--show-capture=no", "--junit-xml=out.xml")
+    result.stdout.fnmatch_lines(["*- cluster job cj-*-1-test_x -*"])
+    assert "native id" in (project.path / "out.xml").read_text()
+
+
+def test_a_job_is_told_by_the_first_failing_phase_alone(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        from pytest_clusterjobs import cluster
+
+        @pytest.fixture
+        def breaks_later():
+            yield
+            cluster(len)("abc")
+            raise RuntimeError
+
+        @pytest.mark.usefixtures("breaks_later")
+        @cluster
+        def test_x(): assert 0
+        """
+    )
+    text = project.runpytest_inprocess("--cluster=local").stdout.str()
+    assert (text.count("-1-test_x ---"), text.count("-2-len ---")) == (1, 1)
+
+
 def test_a_directory_that_goes_says_how_to_keep_it(project: pytest.Pytester) -> None:
     project.makepyfile("from pytest_clusterjobs import cluster\n@cluster\ndef test_x(): assert 0\n")
     result = project.runpytest_inprocess("--cluster=local", "--cluster-keep=never")
