@@ -49,8 +49,7 @@ trap 'cj_on_signal XCPU' XCPU"""
 _WAIT = """\
 cj_child=$!
 while :; do
-  wait "$cj_child"
-  cj_code=$?
+  wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
 done"""
 

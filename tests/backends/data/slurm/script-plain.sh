@@ -24,8 +24,7 @@ trap 'cj_on_signal XCPU' XCPU
 /usr/bin/python3 -u /work/node/start.py "$cj_dir" &
 cj_child=$!
 while :; do
-  wait "$cj_child"
-  cj_code=$?
+  wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
 done
 exit "$cj_code"
