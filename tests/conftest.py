@@ -12,6 +12,9 @@ from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
 
 pytest_plugins = ["pytester"]
 
+# Projects that tests run in a pytest of their own.
+collect_ignore = ["clusters/varied"]
+
 
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[RunningCluster]:

@@ -38,6 +38,11 @@ class Ending:
         """Have SIGTERM end this process in order, though it runs no job itself."""
         self._guard.install()
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """Keep a second Ctrl-C from cutting short the clean-up after the first, where there is anything to clean up."""
+        if os.path.isdir(os.path.join(self._session.settings.workdir, self._session.run_id)):
+            self._guard.shield()
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         """Close the run: after the fixtures' teardown and the workers' end, before the summary is printed."""

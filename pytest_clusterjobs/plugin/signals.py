@@ -18,14 +18,23 @@ class TerminationGuard:
 
     def __init__(self) -> None:
         self._before: Any = None
+        self._before_shield: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
         """Handle SIGTERM from now on. Idempotent."""
         if self._before is None and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._before = signal.signal(signal.SIGTERM, _interrupt)
 
+    def shield(self) -> None:
+        """Let neither Ctrl-C nor SIGTERM interrupt what follows the first of them, until `restore`."""
+        if _in_main_thread() and not self._before_shield:
+            self._before_shield = _ignore_signals()
+
     def restore(self) -> None:
         """Put back what was there. Idempotent."""
+        if self._before_shield and _in_main_thread():
+            _put_back(self._before_shield)
+            self._before_shield = {}
         if self._before is not None and _in_main_thread():
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
@@ -45,14 +54,22 @@ def uninterrupted() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    # A handler, not SIG_IGN: that would be inherited by the commands that are run meanwhile.
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = _ignore_signals()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            # None: it was not set from Python, and cannot be put back from here either
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _put_back(before)
+
+
+def _ignore_signals() -> dict[signal.Signals, Any]:
+    # A handler, not SIG_IGN: that would be inherited by the commands that are run meanwhile.
+    return {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _put_back(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        # None: it was not set from Python, and cannot be put back from here either
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _in_main_thread() -> bool:
