@@ -10,7 +10,8 @@ import click
 
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.engine.run import Probe, Run
+from pytest_clusterjobs.engine.probe import Probe
+from pytest_clusterjobs.engine.run import Run
 
 
 @click.command()

@@ -210,8 +210,9 @@ class Job(Generic[R]):
             return
         envelope = self._run.store.read_envelope(self.record.directory)
         header, segments = envelope if envelope is not None else ({}, {})
-        if "warnings" in segments:
-            self.warnings = loads(segments["warnings"])
+        for name, data in segments.items():
+            if name.startswith("warnings"):
+                self.warnings += loads(data)
         self.remote_traceback = header.get("traceback", "")
         if self.record.reason is ExitReason.EXCEPTION and header:
             self._error = outcome.rebuild_exception(header, segments, self.record.name)
@@ -221,11 +222,13 @@ class Job(Generic[R]):
             logs = self.logs()
             self._value = CommandOutcome(0, logs.stdout, logs.stderr)
         else:
-            self._value = self._unpack(segments)
+            self._value = self._unpack(header, segments)
         self._run.release(self)
 
-    def _unpack(self, segments: dict[str, bytes]) -> Any:
+    def _unpack(self, header: dict[str, Any], segments: dict[str, bytes]) -> Any:
         try:
+            if "parts" in header:  # of a loop over several processes
+                return [item for part in range(header["parts"]) for item in loads(segments[f"value{part}"])]
             return loads(segments["value"])
         except Exception as error:
             self._error = PayloadError(f"{self.record.name}: its value cannot be unpickled here: {error!r}")

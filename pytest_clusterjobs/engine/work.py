@@ -113,12 +113,14 @@ def _splits(work: Work) -> int:
         return 0
     from pytest_clusterjobs.engine.loops import why_not_split
 
-    reason = why_not_split(work.function)
-    if reason is None and work.args[1:2] == () and not work.args and not work.kwargs:
-        reason = "it was called without an argument"
+    reason = why_not_split(work.function, *work.args, **work.kwargs)
     if reason is None:
         return work.spec.cores
-    warnings.warn(f"parallel=True ignored for {work.label}(): {reason}; it runs once, whole", stacklevel=6)
+    code = getattr(work.function, "__code__", None)
+    where = (code.co_filename, code.co_firstlineno) if code is not None else (__file__, 1)
+    warnings.warn_explicit(
+        f"parallel=True ignored for {work.label}(): {reason}; it runs once, whole", UserWarning, *where
+    )
     return 0
 
 

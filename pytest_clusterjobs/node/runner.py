@@ -141,30 +141,39 @@ _split_call = None  # type: Callable[[int], Any] | None
 def run_split(
     function: "Callable[..., Any]", args: "Tuple[Any, ...]", kwargs: "Dict[str, Any]", splits: int, home: "List[str]"
 ) -> "Tuple[Dict[str, Any], Segments]":
-    """Call a per-item loop on consecutive parts of its first argument, each in a process, and join the lists."""
-    import concurrent.futures
-    import multiprocessing
-
+    """Call a per-item loop on parts of its first argument, each in a process; their lists are joined at home."""
     global _split_call
-    rest = dict(kwargs)
-    items = list(args[0]) if args else list(rest.pop(next(iter(kwargs))))
-    first = None if args else next(iter(kwargs))
-    splits = max(1, min(splits, len(items)))
+    names = [] if args else list(kwargs)[:1]
+    whole = kwargs[names[0]] if names else args[0]
+    items = list(whole) if hasattr(whole, "__iter__") else []
+    splits = min(splits, len(items))
+    if splits < 2:
+        return run_function(lambda: function(*args, **kwargs), home)
     bounds = [len(items) * part // splits for part in range(splits + 1)]
 
     def call(part: int) -> "Any":
         mine = items[bounds[part] : bounds[part + 1]]
-        return function(mine, *args[1:], **rest) if first is None else function(**{first: mine}, **rest)
+        return function(**dict(kwargs, **{names[0]: mine})) if names else function(mine, *args[1:], **kwargs)
 
     _split_call = call
+    done = []  # type: List[Tuple[Dict[str, Any], Segments]]
+    header, segments = run_function(lambda: done.extend(_run_parts(splits, home)), home)
+    if not done:
+        return header, segments  # a part's process was killed
+    failed = [part for part in done if part[0]["outcome"] != "value"]
+    if failed:
+        return failed[0]
+    joined = {"{}{}".format(name, index): data for index, (_, part) in enumerate(done) for name, data in part.items()}
+    return {"outcome": "value", "exit_code": 0, "parts": splits}, joined
+
+
+def _run_parts(splits: int, home: "List[str]") -> "List[Tuple[Dict[str, Any], Segments]]":
+    import concurrent.futures
+    import multiprocessing
+
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(splits, mp_context=context) as pool:
-        parts = list(pool.map(_run_part, range(splits), [home] * splits))
-    for header, segments in parts:
-        if header["outcome"] != "value":
-            return header, segments
-    values = [packing.loads(segments["value"]) for _, segments in parts]
-    return packing.pack_value([item for value in values for item in value], home)
+        return list(pool.map(_run_part, range(splits), [home] * splits))
 
 
 def _run_part(part: int, home: "List[str]") -> "Tuple[Dict[str, Any], Segments]":
