@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_clusterjobs.backends import registry
-from pytest_clusterjobs.backends.base import Backend, BackendSettings, Submission
+from pytest_clusterjobs.backends.base import Backend, BackendSettings, Capability, Submission
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import UsageError
 from pytest_clusterjobs.core.naming import slug
@@ -293,7 +293,8 @@ class Run:
         name = name_of(self.run_id, base, works[0])
         directory = os.path.join(self.store.directory, f"{number}-{slug(works[0].spec.name or works[0].label)}")
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
-        paths = prepare(self.store, works, ids, directory)
+        is_durable = Capability.DETACHED in backend.capabilities
+        paths = prepare(self.store, works, ids, directory, is_durable=is_durable)
         now, tracked = time.monotonic(), []
         for made, job_id, path in zip(members, ids, paths, strict=True):
             record = made.job.record

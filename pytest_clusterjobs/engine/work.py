@@ -64,8 +64,17 @@ def name_of(run_id: str, job_id: str, work: Work) -> str:
     return f"cj-{run_id}-{job_id}-{slug(work.spec.name or work.label)}"
 
 
-def prepare(store: Store, works: Sequence[Work], job_ids: Sequence[str], directory: str) -> tuple[str, ...]:
+def prepare(
+    store: Store, works: Sequence[Work], job_ids: Sequence[str], directory: str, *, is_durable: bool
+) -> tuple[str, ...]:
     """Make the directories of jobs that are submitted together, with all that their nodes need.
+
+    Args:
+        store: Where the directories are.
+        works: What the jobs run.
+        job_ids: Their ids.
+        directory: Where they are made.
+        is_durable: Have results written through to the disk: another machine may read them, or this one later.
 
     Returns:
         The jobs' directories: ``directory`` itself for one job, ``directory/0`` and so on for several.
@@ -81,6 +90,7 @@ def prepare(store: Store, works: Sequence[Work], job_ids: Sequence[str], directo
     used: dict[int, int] = {}
     for work, job_id, path in zip(works, job_ids, paths, strict=True):
         order: dict[str, Any] = {"job_id": job_id, "label": work.label, "cwd": os.getcwd(), "kind": "command"}
+        order["fsync"] = is_durable
         if work.function is None:
             order["argv"] = list(work.argv)
         else:

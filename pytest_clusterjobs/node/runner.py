@@ -58,9 +58,7 @@ def set_up_process(order: "Dict[str, Any]") -> None:
         os.environ.setdefault("HOME", account.pw_dir)
         os.environ.setdefault("USER", account.pw_name)
         os.environ.setdefault("LOGNAME", account.pw_name)
-    if order.get("cwd"):
-        os.chdir(order["cwd"])
-    os.environ["PWD"] = os.getcwd()
+    os.environ["PWD"] = enter(order.get("cwd") or os.getcwd())
     os.environ["CLUSTERJOBS_JOB_ID"] = order["job_id"]
     # A crash would leave a core file of any size where the tests were started. The function may raise the limit again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -68,8 +66,19 @@ def set_up_process(order: "Dict[str, Any]") -> None:
     sys.argv = [order.get("label", "job")]
 
 
+def enter(path: str) -> str:
+    """Change to a directory and give where this process then is."""
+    try:
+        os.chdir(path)
+    except OSError:
+        return os.getcwd()
+    return path
+
+
 def perform(order: "Dict[str, Any]", directory: str) -> "Tuple[Dict[str, Any], Segments]":
     """Run what the order says and give the envelope's header and segments."""
+    if order.get("cwd", os.environ["PWD"]) != os.environ["PWD"]:
+        return refused("launch", "the node does not see the working directory {}".format(order["cwd"]))
     if order["kind"] == "command":
         return run_command(order["argv"])
     wanted, here = tuple(order["python"]), sys.version_info[:2]
