@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 # Their helpers are needed by a failing assert only, and importing them costs more than most jobs.
 _LAZY_MODULES = frozenset({"_pytest.assertion.rewrite"})
+_OF_THE_IMPORT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 _lock = threading.RLock()
 
 
@@ -136,9 +137,8 @@ def _travels(name: str, file: str | None) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _never_travel() -> frozenset[str]:
-    return frozenset(
-        {"pytest_clusterjobs", "cloudpickle", "pytest", "_pytest", "xdist", "execnet", *sys.stdlib_module_names}
-    )
+    own = ("pytest_clusterjobs", "_clusterjobs_node", "_clusterjobs_local")  # the last two: in a job that submits jobs
+    return frozenset({*own, "cloudpickle", "pytest", "_pytest", "xdist", "execnet", *sys.stdlib_module_names})
 
 
 @functools.lru_cache(maxsize=1)
@@ -208,18 +208,21 @@ def _dumps(value: Any) -> bytes:
 def _outward_pickle(value: Any, *, modules_by_name: bool) -> bytes:
     import cloudpickle
 
+    by_value = cloudpickle.list_registry_pickle_by_value()
+
     class OutwardPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, types.ModuleType):
                 if obj.__name__ in _LAZY_MODULES:
                     return packing.LazyModule, (obj.__name__,)
-                if modules_by_name and sys.modules.get(obj.__name__) is obj:
-                    return cloudpickle.cloudpickle.subimport, (obj.__name__,)
-            elif name := packing.hidden_name(obj):
+                if _is_sent_whole(obj, by_value, modules_by_name=modules_by_name):
+                    return packing.make_module, (obj.__name__,), _contents_of(obj)
+                return packing.load_module, (obj.__name__,)
+            if name := packing.hidden_name(obj):
                 return pkgutil.resolve_name, (name,)
-            elif isinstance(obj, types.CodeType):
+            if isinstance(obj, types.CodeType):
                 return packing.load_code, (marshal.dumps(obj),)
-            elif isinstance(obj, types.CellType):
+            if isinstance(obj, types.CellType):
                 return packing.make_cell, _contents(obj)
             return _lighter(super().reducer_override(obj))
 
@@ -235,6 +238,23 @@ def _lighter(reduced: Any) -> Any:
     if isinstance(reduced, tuple) and len(reduced) == 6 and reduced[0] is getattr(library, "_make_function", None):
         return (packing.make_function, *reduced[1:5], packing.set_function_state)
     return reduced
+
+
+def _is_sent_whole(module: types.ModuleType, by_value: Set[str], *, modules_by_name: bool) -> bool:
+    """Tell whether a module that is used as an object travels with all it holds, or as its name."""
+    name = module.__name__
+    is_known = sys.modules.get(name) is module
+    if modules_by_name and is_known:
+        return False
+    parts = name.split(".")
+    if name not in sys.modules or any(".".join(parts[:count]) in by_value for count in range(1, len(parts) + 1)):
+        return True
+    return not is_known and _travels(name, getattr(module, "__file__", None))  # one of two conftest.py
+
+
+def _contents_of(module: types.ModuleType) -> dict[str, Any]:
+    """Give what makes up a module, without how it came to be here: pytest's loader holds the whole session."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_THE_IMPORT}
 
 
 def _contents(cell: types.CellType) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ _MAX_CHAIN = 10
 _MAX_FRAMES = 200
 
 _PICKLED_AS = "_clusterjobs_packing"
-sys.modules.setdefault(_PICKLED_AS, sys.modules[__name__])
+_known = sys.modules.setdefault(_PICKLED_AS, sys.modules[__name__])
 
 
 class LazyModule(types.ModuleType):
@@ -175,8 +175,31 @@ def set_function_state(function: types.FunctionType, state: "Tuple[Dict[str, Any
         setattr(function, name, value)
 
 
-for _member in (LazyModule, NestedFunction, load_code, make_cell, make_function, set_function_state):
-    _member.__module__ = _PICKLED_AS
+def make_module(name: str) -> types.ModuleType:
+    """Make a module whose contents are set afterwards, so that they may refer to it."""
+    return types.ModuleType(name)
+
+
+def load_module(name: str) -> types.ModuleType:
+    """Import a module and give it, not the package that it is in."""
+    __import__(name)
+    return sys.modules[name]
+
+
+for _member in (
+    LazyModule,
+    NestedFunction,
+    load_code,
+    load_module,
+    make_cell,
+    make_function,
+    make_module,
+    set_function_state,
+):
+    if _known is sys.modules[__name__]:
+        _member.__module__ = _PICKLED_AS
+    else:  # a job that submits jobs has the runner's first: pickles must find there what they were made with
+        globals()[_member.__name__] = getattr(_known, _member.__name__)
 
 
 # ---------------------------------------------------------------- the way home
