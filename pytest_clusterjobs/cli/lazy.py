@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import click
+
+from pytest_clusterjobs.core.naming import nearest
 
 
 class LazyGroup(click.Group):
@@ -37,11 +38,9 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self._table and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], self._table, n=1)
-            hint = f" — did you mean {close[0]!r}?" if close else ""
-            ctx.fail(
-                f"no {self.subcommand_metavar or 'command'} named {args[0]!r}; known: {', '.join(self._table)}{hint}"
-            )
+            what = self.subcommand_metavar or "command"
+            known = f"{', '.join(self._table)}{nearest(args[0], self._table)}"
+            ctx.fail(f"no {what} named {args[0]!r}; known: {known}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

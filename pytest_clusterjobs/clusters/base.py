@@ -5,14 +5,14 @@ Each kind of cluster is one module here; only this module knows the table of kin
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 from pytest_clusterjobs.core.errors import ClusterJobsError, ConfigError
+from pytest_clusterjobs.core.naming import nearest
 
 #: Kind -> the module that boots it. A new kind is a module with the functions of ClusterKind, and a row here.
 KINDS: Mapping[str, str] = {"slurm": "pytest_clusterjobs.clusters.slurm"}
@@ -112,12 +112,6 @@ def names(kind: str) -> list[str]:
         ConfigError: There is no such kind.
     """
     return _module(kind).names()
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """Give `` — did you mean 'x'?`` when one of ``known`` is close to ``word``, else ""."""
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" — did you mean {close[0]!r}?" if close else ""
 
 
 def _module(kind: str) -> ClusterKind:

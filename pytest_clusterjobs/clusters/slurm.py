@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.clusters import places, ports, processes
-from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster, nearest
+from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
 from pytest_clusterjobs.clusters.slurm_boot import Boot
 from pytest_clusterjobs.clusters.slurm_conf import FIRST_NODE_PORT, Site, cgroup_conf, slurm_conf, slurmdbd_conf
 from pytest_clusterjobs.clusters.slurm_options import SlurmClusterOptions
@@ -35,6 +35,7 @@ from pytest_clusterjobs.clusters.slurm_programs import (
 )
 from pytest_clusterjobs.clusters.slurm_tick import tick_environment, tick_library
 from pytest_clusterjobs.core.errors import ConfigError
+from pytest_clusterjobs.core.naming import nearest
 
 __all__ = ["SlurmClusterOptions", "boot", "down", "names", "running", "up"]
 
