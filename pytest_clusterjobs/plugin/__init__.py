@@ -1,18 +1,19 @@
 """The face towards pytest.
 
 This module is loaded in every pytest run where the package is installed, so it imports next to nothing: the rest comes
-when something is asked of it. What is here says when that is.
+when something is asked of it; `start` says when that is. PYTEST_DONT_REWRITE: there is no assert here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_clusterjobs.plugin.session import ClusterSession
+#: Why submissions are refused while conftests and test modules are imported.
+WHILE_COLLECTING = (
+    "pytest is collecting: modules are imported, no job can be submitted; call it inside a test or fixture"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +34,6 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_load_initial_conftests() -> Generator[None, None, None]:
     """Refuse submissions while conftests are imported: nobody would wait for them or clean up after them."""
     from pytest_clusterjobs.engine import current
-    from pytest_clusterjobs.plugin.session import WHILE_COLLECTING
 
     before = current.refuse(WHILE_COLLECTING)
     try:
@@ -45,9 +45,9 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer ``--cluster-check`` instead of running tests."""
-    from pytest_clusterjobs.plugin import session as sessions
+    from pytest_clusterjobs.plugin.options import given
 
-    if _only_informs(config) or not sessions.of(config).values.check:
+    if _only_informs(config) or "check" not in given(config):
         return None
     from pytest_clusterjobs.plugin.check import check
 
@@ -62,26 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in markers.LINES:
         config.addinivalue_line("markers", line)
     config.pluginmanager.register(fixtures, "clusterjobs-fixtures")
-    if _only_informs(config):
-        return  # --help must work with wrong values in the ini file
-    from pytest_clusterjobs.plugin import session as sessions
-    from pytest_clusterjobs.plugin.start import Start
+    if not _only_informs(config):  # --help must work with wrong values in the ini file
+        from pytest_clusterjobs.plugin.start import Start
 
-    config.pluginmanager.register(Start(sessions.of(config)), "clusterjobs-start")
+        config.pluginmanager.register(Start(config), "clusterjobs-start")
 
 
 def _only_informs(config: pytest.Config) -> bool:
     options = config.option
     return any(getattr(options, name, False) for name in ("help", "version", "markers", "showfixtures"))
-
-
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which run this is and which backends it uses, if clusters were asked for."""
-    from pytest_clusterjobs.plugin.session import KEY
-
-    session: ClusterSession | None = config.stash.get(KEY, None)
-    if session is None or not session.is_asked:
-        return None
-    from pytest_clusterjobs.plugin.reporter import header
-
-    return header(session)

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from pytest_clusterjobs.plugin import session as sessions
-from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
 from pytest_clusterjobs.plugin.session import ClusterSession
 from pytest_clusterjobs.plugin.signals import uninterrupted
+from pytest_clusterjobs.plugin.values import SPECIAL_WORDS
 
 _TITLES = ("backend", "available", "version", "nodes", "partitions")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ class Ending:
         self._session, self._reporter, self._controller = session, reporter, controller
         self._guard = TerminationGuard()
         self._is_done = False
-        #: Called last, whatever happened.
-        self.cleanups: list[Callable[[], None]] = []
         session.on_start.append(lambda _: self._guard.install())
 
     def watch_signals(self) -> None:
@@ -56,9 +54,6 @@ class Ending:
         """Close what an interrupted end has left, and give signals and engine back."""
         with uninterrupted():
             self.end(None)
-            for cleanup in self.cleanups:
-                cleanup()
-            self.cleanups.clear()
         self._session.close()
         self._guard.restore()
 

@@ -2,6 +2,7 @@
 
 Implement them in a conftest.py at the root of the tests or in a plugin. In a plugin that must also work where
 pytest-clusterjobs is not installed, write ``@pytest.hookimpl(optionalhook=True)`` above the function.
+PYTEST_DONT_REWRITE: there is no assert here.
 """
 
 from __future__ import annotations

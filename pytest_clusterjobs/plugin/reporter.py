@@ -45,6 +45,16 @@ class Reporter:
         self._started_at = utc_now()
         self._report: RunReport | None = None
 
+    def pytest_report_header(self) -> str | None:
+        """Say which run this is and which backends it uses, if clusters were asked for."""
+        if not self._session.is_asked:
+            return None
+        values = self._session.values
+        names, source = ", ".join(values.cluster), values.cluster_source
+        if not names:
+            names, source = values.default, "-m"
+        return f"clusterjobs: run {self._session.run_id}, backends: {names} (from {source}), keep {values.keep}"
+
     # ------------------------------------------------------------ reports come in
 
     @pytest.hookimpl(tryfirst=True)
@@ -163,17 +173,6 @@ class Reporter:
             terminalreporter.write_sep("=", "cluster jobs")
             for line in lines:
                 terminalreporter.write_line(line)
-
-
-def header(session: ClusterSession) -> str | None:
-    """Give the line for pytest's header; None when clusters were not asked for."""
-    if not session.is_asked:
-        return None
-    values = session.values
-    names, source = ", ".join(values.cluster), values.cluster_source
-    if not names:
-        names, source = values.default, "-m"
-    return f"clusterjobs: run {session.run_id}, backends: {names} (from {source}), keep {values.keep}"
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_clusterjobs.plugin.marks import ClusterMarks
-from pytest_clusterjobs.plugin.options import LOCAL
+from pytest_clusterjobs.plugin.values import LOCAL
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.backends.base import BackendInfo
     from pytest_clusterjobs.core.spec import JobSpec
-    from pytest_clusterjobs.plugin.options import Values
+    from pytest_clusterjobs.plugin.values import Values
 
 #: Marks that ask for a cluster when ``-m`` selects a test by them.
 ASKING_MARKS = frozenset({"real_world", "cluster", "expensive"})

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.engine import current
-from pytest_clusterjobs.plugin.options import LOCAL, SPECIAL_WORDS, Values, read
+from pytest_clusterjobs.plugin.values import LOCAL, SPECIAL_WORDS, Values, read
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.config.settings import Settings
@@ -46,8 +45,6 @@ class ClusterSession:
         #: The backends that were asked.
         self.probes: dict[str, Probe] = {}
         self._run: Run | None = None
-        self._previous: Callable[[], Run] | None = None
-        self._is_open = False
         self._selection: Selection | None = None
         self._known: tuple[str, ...] | None = None
 
@@ -177,17 +174,8 @@ class ClusterSession:
                 callback(self._run)
         return self._run
 
-    def open(self) -> None:
-        """Have calls of decorated functions go to this session's run, made when the first one comes."""
-        if not self._is_open:
-            self._previous = current.provide(lambda: self.run)
-            self._is_open = True
-
     def close(self) -> None:
         """Let go of the run, which must be closed. Idempotent."""
-        if self._is_open:
-            current.provide(self._previous)  # of a pytest that runs this one in its own process
-            self._is_open = False
         self._run = None
 
     def probe(self, name: str) -> Probe:

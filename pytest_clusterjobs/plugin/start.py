@@ -1,103 +1,93 @@
-"""Decides, early and cheaply, whether this session has anything to do with clusters, and if so registers the rest."""
+"""Looks, in every pytest run, whether it has anything to do with clusters, and only then loads the rest.
+
+A suite without cluster tests pays for what is here: a look at the options, and one at each test's markers and fixtures.
+PYTEST_DONT_REWRITE: there is no assert here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_clusterjobs.plugin import xdist
-from pytest_clusterjobs.plugin.collecting import Collecting
-from pytest_clusterjobs.plugin.items import ITEM
-from pytest_clusterjobs.plugin.options import LOCAL
-from pytest_clusterjobs.plugin.session import ClusterSession
+from pytest_clusterjobs.engine import current
+from pytest_clusterjobs.plugin import WHILE_COLLECTING
+from pytest_clusterjobs.plugin.markers import NAMES, decorated
+from pytest_clusterjobs.plugin.options import given
 
 if TYPE_CHECKING:
-    from pytest_clusterjobs.engine.run import Run
-    from pytest_clusterjobs.plugin.ending import Ending
+    from pytest_clusterjobs.plugin.activation import Activation
+
+#: The fixture that carries the backend; the others depend on it.
+FIXTURE = "cluster_backend"
 
 
 class Start:
-    """Registered in every session; everything else is registered by it."""
+    """The hooks that are called in every run. In controller and workers alike."""
 
-    def __init__(self, session: ClusterSession) -> None:
-        self._session = session
-        self._is_active = False
-        self._controller: xdist.Controller | None = None
-        self._ending: Ending
-        manager = session.config.pluginmanager
-        manager.register(Collecting(session), "clusterjobs-collecting")
-        if xdist.is_installed(session.config) and not xdist.is_worker(session.config):
-            self._controller = xdist.Controller(session)
-            manager.register(self._controller, "clusterjobs-controller")
-        self._check_options()
-        session.on_start.append(lambda _: self.activate())
-        session.open()
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._activation: Activation | None = None
+        # A call of a decorated function, be it the first and in the middle of a test, finds this session's run.
+        self._before = current.provide(lambda: self._active().session.run)
+        if given(config):
+            self._active().check_options()
 
-    def _check_options(self) -> None:
-        session, values = self._session, self._session.values
-        if values.cluster or values.default != LOCAL:
-            session.check_names()
-        if values.workdir:
-            _ = session.settings  # a wrong one is an error now, not at the first test
-        is_dry = session.config.option.collectonly
-        if values.up and not xdist.is_worker(session.config):
-            from pytest_clusterjobs.plugin.throwaway import ThrowAwayClusters, kinds_for
+    def _active(self) -> Activation:
+        if self._activation is None:
+            from pytest_clusterjobs.plugin.activation import Activation
 
-            kinds = kinds_for(session)
-            if not is_dry:
-                self.activate()
-                clusters = ThrowAwayClusters(session, kinds)
-                session.config.pluginmanager.register(clusters, "clusterjobs-throwaway")
-                self._ending.cleanups.append(clusters.take_down)
-                self._ending.watch_signals()
-        if values.report and not is_dry:
-            from pytest_clusterjobs.plugin.reporter import check_writable
-
-            check_writable(values.report)
+            self._activation = Activation(self._config)
+        return self._activation
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Activate where clusters were asked for, and in a controller, which sees no tests before their reports."""
-        config = self._session.config
-        is_controller = xdist.is_controller(config)
-        if self._session.is_asked or self._session.values.report or is_controller:
-            self.activate()
-            if is_controller and self._session.is_asked and not config.option.collectonly:
-                self._ending.watch_signals()
+        """Begin where something was asked for, and in a controller, which sees no tests before their reports."""
+        may_ask = self._activation is not None or any(name in self._config.option.markexpr for name in NAMES)
+        if self._is_controller() or (may_ask and self._active().was_asked):
+            self._active().begin()
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Activate where there is a cluster test. Calls in other tests activate when the first one comes."""
-        if any(ITEM in item.stash for item in session.items):
-            self.activate()
+    def _is_controller(self) -> bool:
+        if not self._config.pluginmanager.has_plugin("xdist"):
+            return False
+        from pytest_clusterjobs.plugin import xdist
 
-    def activate(self) -> None:
-        """Register what runs and reports cluster tests. Idempotent."""
-        if self._is_active:
-            return
-        self._is_active = True
-        from pytest_clusterjobs.plugin.ending import Ending
-        from pytest_clusterjobs.plugin.execution import Execution
-        from pytest_clusterjobs.plugin.reporting import ItemReporting
+        return xdist.is_controller(self._config)
 
-        session, manager = self._session, self._session.config.pluginmanager
-        reporter = None
-        if not xdist.is_worker(session.config):
-            from pytest_clusterjobs.plugin.reporter import Reporter
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Refuse submissions while modules are imported."""
+        before = current.refuse(WHILE_COLLECTING)
+        try:
+            return (yield)
+        finally:
+            current.refuse(before)
 
-            reporter = Reporter(session)
-            manager.register(reporter, "clusterjobs-reporter")
-            session.on_start.append(self._show_progress)
-        manager.register(Execution(session), "clusterjobs-execution")
-        manager.register(ItemReporting(session), "clusterjobs-reporting")
-        self._ending = Ending(session, reporter, self._controller)
-        manager.register(self._ending, "clusterjobs-ending")
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Have the markers of a cluster test checked, and the test parametrized over the backends."""
+        if _concerns(metafunc.definition, metafunc.function, metafunc.fixturenames):
+            self._active().collecting.parametrize(metafunc)
 
-    def _show_progress(self, run: Run) -> None:
-        from pytest_clusterjobs.plugin import live
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Have every cluster test planned. Before ``-m`` deselects, for it looks at marks that are added here."""
+        concerned = [
+            item for item in items if _concerns(item, getattr(item, "obj", None), getattr(item, "fixturenames", ()))
+        ]
+        if concerned:
+            self._active().begin()
+            for item in concerned:
+                self._active().collecting.plan(item)
 
-        if live.can_show(self._session.config):
-            line = live.LiveLine(self._session.config)
-            run.on_wait = line.update
-            self._session.config.pluginmanager.register(line, "clusterjobs-live")
+    def pytest_unconfigure(self) -> None:
+        """Let go of the engine: a pytest that runs this one in its own process has a run too."""
+        current.provide(self._before)
+
+
+def _concerns(node: pytest.Item, function: object, fixturenames: Sequence[str]) -> bool:
+    """Tell whether a test has to do with clusters, as quickly as can be: this is asked of every test of every suite."""
+    if FIXTURE in fixturenames or decorated(function) is not None:
+        return True
+    return any(mark.name in NAMES for mark in node.iter_markers())

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_clusterjobs.plugin.options import SPECIAL_WORDS
 from pytest_clusterjobs.plugin.session import ClusterSession
+from pytest_clusterjobs.plugin.signals import uninterrupted
+from pytest_clusterjobs.plugin.values import SPECIAL_WORDS
 
 
 def kinds_for(session: ClusterSession) -> list[str]:
@@ -40,7 +41,6 @@ class ThrowAwayClusters:
         self._name = f"pytest-{session.run_id}"
         self._undo: list[Callable[[], object]] = []
 
-    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Boot them. A failure ends the run, or with ``--cluster-missing=skip`` leaves the backend as it is."""
         from pytest_clusterjobs.clusters import base
@@ -62,17 +62,19 @@ class ThrowAwayClusters:
         os.environ.update(environment)
         self._undo.insert(0, lambda: _restore(before))
 
-    def take_down(self) -> None:
-        """Take down what was booted. Idempotent."""
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Take down what was booted, after the run's jobs are gone."""
         from pytest_clusterjobs.core.errors import ClusterJobsError
 
-        while self._undo:
-            try:
-                self._undo.pop()()
-            except ClusterJobsError as error:
-                terminal = self._session.config.pluginmanager.get_plugin("terminalreporter")
-                if terminal is not None:
-                    terminal.write_line(f"clusterjobs: {error}", red=True)
+        with uninterrupted():
+            while self._undo:
+                try:
+                    self._undo.pop()()
+                except ClusterJobsError as error:
+                    terminal = self._session.config.pluginmanager.get_plugin("terminalreporter")
+                    if terminal is not None:
+                        terminal.write_line(f"clusterjobs: {error}", red=True)
 
 
 def _restore(before: dict[str, str | None]) -> None:

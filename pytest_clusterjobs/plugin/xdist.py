@@ -38,11 +38,6 @@ def is_controller(config: pytest.Config) -> bool:
     return config.pluginmanager.has_plugin("dsession")
 
 
-def is_installed(config: pytest.Config) -> bool:
-    """Tell whether xdist is there and not switched off."""
-    return config.pluginmanager.has_plugin("xdist")
-
-
 def send_home(config: pytest.Config, output: dict[str, Any]) -> None:
     """Give a worker's last words to the controller. Only JSON types travel."""
     config.workeroutput[_KEY] = output  # type: ignore[attr-defined]  # xdist sets it in workers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_clusterjobs.plugin.fixtures import ClusterBackend
+from pytest_clusterjobs.plugin.fixture_types import ClusterBackend
 
 
 def run(project: pytest.Pytester, source: str, *args: str, **outcomes: int) -> pytest.RunResult:

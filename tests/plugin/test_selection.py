@@ -7,7 +7,6 @@ import pytest
 from pytest_clusterjobs.backends.base import BackendInfo, Partition
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.plugin.marks import ClusterMarks
-from pytest_clusterjobs.plugin.options import Values
 from pytest_clusterjobs.plugin.selection import (
     ASKED_NONE,
     ASKING_MARKS,
@@ -22,6 +21,7 @@ from pytest_clusterjobs.plugin.selection import (
     plan,
     resolve,
 )
+from pytest_clusterjobs.plugin.values import Values
 
 GENERIC = ClusterMarks(is_cluster_test=True)
 REAL = {"expression": "real_world", "own": {"real_world"}}
@@ -29,21 +29,7 @@ KNOWN = ("local", "slurm", "pbs")
 
 
 def values(*words: str, missing: str = "error", default: str = "local") -> Values:
-    return Values(
-        cluster=words,
-        cluster_source="--cluster" if words else "",
-        default=default,
-        missing=missing,
-        run_expensive=False,
-        timeout=None,
-        queue_timeout=None,
-        max_jobs=None,
-        keep="failed",
-        workdir="",
-        check=False,
-        report="",
-        up=False,
-    )
+    return Values(cluster=words, cluster_source="--cluster" if words else "", default=default, missing=missing)
 
 
 def select(*words: str, missing: str = "error", silent: tuple[str, ...] = ()) -> Selection:

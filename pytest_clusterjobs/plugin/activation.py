@@ -1,0 +1,99 @@
+"""Checks the options, and registers what runs and reports cluster tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_clusterjobs.plugin import session as sessions
+from pytest_clusterjobs.plugin import xdist
+from pytest_clusterjobs.plugin.collecting import Collecting
+from pytest_clusterjobs.plugin.values import LOCAL
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.engine.run import Run
+    from pytest_clusterjobs.plugin.ending import Ending
+
+
+class Activation:
+    """Made once in a session that has to do with clusters."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        #: The session's options and its run.
+        self.session = sessions.of(config)
+        #: What is done with the collected tests.
+        self.collecting = Collecting(self.session)
+        self._config = config
+        self._ending: Ending | None = None
+        self.session.on_start.append(self._begin_with)
+
+    @property
+    def was_asked(self) -> bool:
+        """True when clusters or a report were asked for."""
+        return self.session.is_asked or bool(self.session.values.report)
+
+    def check_options(self) -> None:
+        """See that what was asked for can be done. Starts nothing.
+
+        Raises:
+            pytest.UsageError: A name, a directory or a report's path is wrong.
+        """
+        session, values = self.session, self.session.values
+        if values.cluster or values.default != LOCAL:
+            session.check_names()
+        if values.workdir:
+            _ = session.settings  # a wrong one is an error now, not at the first test
+        is_dry = self._config.option.collectonly
+        if values.report and not is_dry:
+            from pytest_clusterjobs.plugin.reporter import check_writable
+
+            check_writable(values.report)
+        if values.up and not xdist.is_worker(self._config):
+            from pytest_clusterjobs.plugin.throwaway import ThrowAwayClusters, kinds_for
+
+            kinds = kinds_for(session)
+            if not is_dry:
+                clusters = ThrowAwayClusters(session, kinds)
+                self._config.pluginmanager.register(clusters, "clusterjobs-throwaway")
+
+    def _begin_with(self, run: Run) -> None:
+        self.begin()
+
+    def begin(self) -> Ending:
+        """Register what runs and reports cluster tests. Idempotent; not before pytest is configured."""
+        if self._ending is None:
+            self._ending = self._register()
+        return self._ending
+
+    def _register(self) -> Ending:
+        from pytest_clusterjobs.plugin.ending import Ending
+        from pytest_clusterjobs.plugin.execution import Execution
+        from pytest_clusterjobs.plugin.reporting import ItemReporting
+
+        session, manager = self.session, self._config.pluginmanager
+        reporter, controller = None, None
+        if not xdist.is_worker(self._config):
+            from pytest_clusterjobs.plugin.reporter import Reporter
+
+            reporter = Reporter(session)
+            manager.register(reporter, "clusterjobs-reporter")
+            session.on_start.append(self._show_progress)
+        if xdist.is_controller(self._config):
+            controller = xdist.Controller(session)
+            manager.register(controller, "clusterjobs-controller")
+        manager.register(Execution(session), "clusterjobs-execution")
+        manager.register(ItemReporting(session), "clusterjobs-reporting")
+        ending = Ending(session, reporter, controller)
+        manager.register(ending, "clusterjobs-ending")
+        if session.is_asked and not self._config.option.collectonly:
+            ending.watch_signals()
+        return ending
+
+    def _show_progress(self, run: Run) -> None:
+        from pytest_clusterjobs.plugin import live
+
+        if live.can_show(self._config):
+            line = live.LiveLine(self._config)
+            run.on_wait = line.update
+            self._config.pluginmanager.register(line, "clusterjobs-live")
