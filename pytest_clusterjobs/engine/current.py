@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_clusterjobs.core.errors import UsageError
-
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
 
@@ -49,6 +47,8 @@ def refuse(reason: str | None) -> str | None:
 
 def refuse_now() -> None:
     """Raise `UsageError` where no job may be submitted."""
+    from pytest_clusterjobs.core.errors import UsageError
+
     if _refusal is not None:
         raise UsageError(_refusal)
     if "CLUSTERJOBS_JOB_ID" in os.environ and os.environ.get("CLUSTERJOBS_NESTED") != "submit":
