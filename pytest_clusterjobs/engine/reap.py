@@ -13,7 +13,7 @@ from pytest_clusterjobs.backends.base import BackendSettings
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.engine.closing import wait_until_gone
-from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, boot_id, process_start
+from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, boot_id, process_start, remove_empty_workdir
 from pytest_clusterjobs.transports.local import LocalTransport
 
 
@@ -61,8 +61,8 @@ def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) ->
             if not keep and not report.problems and not report.left:
                 transport.remove(directory)
                 report.is_removed = True
-    if not keep and set(transport.list_names(workdir)) <= {".gitignore"}:
-        transport.remove(workdir)
+    if not keep:
+        remove_empty_workdir(transport, workdir)
     return reports
 
 

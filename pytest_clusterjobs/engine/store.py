@@ -39,6 +39,9 @@ RUN_FILE = "run.json"
 JOURNAL = "journal.jsonl"
 STDOUT, STDERR = "stdout.log", "stderr.log"
 
+_PARTS = frozenset({"outcome", "exit_code", "segments"})
+_IGNORE, _IGNORE_ALL = ".gitignore", b"*\n"
+
 
 class Store:
     """The directories of one worker of one run. Made on disk at the first use; safe to use from several threads."""
@@ -195,10 +198,14 @@ class Store:
         """
         path = os.path.join(directory, runner.ENVELOPE)
         line = self.transport.read_first_line(path)
+        if line is None:
+            return None
         try:
-            header: dict[str, Any] | None = None if line is None else json.loads(line)
+            header = json.loads(line)
         except ValueError as error:
             raise StoreError(f"{path} is no envelope: {error}") from error
+        if not isinstance(header, dict) or not header.keys() >= _PARTS:
+            raise StoreError(f"{path} is no envelope: its first line lacks {', '.join(sorted(_PARTS))}")
         return header
 
     def read_log(self, directory: str, name: str, last_bytes: int | None = None) -> str:
@@ -231,7 +238,7 @@ class Store:
         elif (facts := self.read_json(os.path.join(self.root, RUN_FILE))) is not None:
             facts["is_closed"] = True  # what is left is kept by policy: not for the reaper
             self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(facts).encode())
-        _remove_empty_workdir(os.path.dirname(self.root))
+        remove_empty_workdir(self.transport, os.path.dirname(self.root))
 
 
 def run_facts(run_id: str, pid: int) -> dict[str, Any]:
@@ -269,15 +276,13 @@ def boot_id() -> str:
 
 
 def _make_workdir(transport: Transport, workdir: str) -> None:
-    transport.make_directory(workdir)
-    ignore = os.path.join(workdir, ".gitignore")
-    if transport.read(ignore) is None:
-        transport.write(ignore, b"*\n")
+    """Make the directory that holds the runs; one that is there already is the user's, and left as it is."""
+    if not os.path.isdir(workdir):
+        transport.make_directory(workdir)
+        transport.write(os.path.join(workdir, _IGNORE), _IGNORE_ALL)
 
 
-def _remove_empty_workdir(workdir: str) -> None:
-    try:
-        if set(os.listdir(workdir)) <= {".gitignore"}:
-            shutil.rmtree(workdir, ignore_errors=True)
-    except OSError:
-        return
+def remove_empty_workdir(transport: Transport, workdir: str) -> None:
+    """Remove the directory that holds the runs if it is ours, and none is left in it."""
+    if transport.list_names(workdir) == [_IGNORE] and transport.read(os.path.join(workdir, _IGNORE)) == _IGNORE_ALL:
+        transport.remove(workdir)
