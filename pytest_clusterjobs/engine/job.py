@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -212,7 +213,8 @@ class Job(Generic[R]):
         header, segments = envelope if envelope is not None else ({}, {})
         for name, data in segments.items():
             if name.startswith("warnings"):
-                self.warnings += loads(data)
+                with suppress(Exception):  # of a class that is not here: not worth losing the value
+                    self.warnings += loads(data)
         self.remote_traceback = header.get("traceback", "")
         if self.record.reason is ExitReason.EXCEPTION and header:
             self._error = outcome.rebuild_exception(header, segments, self.record.name)

@@ -29,9 +29,12 @@ class Ledger:
     Args:
         store: Where evidence and journal are.
         after_end: Called after each job's end, before its waiters wake.
+        clock: Gives the time in seconds.
     """
 
-    def __init__(self, store: Store, after_end: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, after_end: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.store = store
         #: Guards the state of all jobs.
         self.lock = threading.RLock()
@@ -41,7 +44,7 @@ class Ledger:
         self.jobs: list[Job[Any]] = []
         #: Trouble with schedulers that was ridden out, each once.
         self.problems: list[str] = []
-        self._after_end = after_end
+        self._after_end, self._clock = after_end, clock
         self._unfinished: dict[str, Tracked] = {}
         self._native: dict[str, Tracked] = {}
 
@@ -73,7 +76,7 @@ class Ledger:
 
     def accept(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
         """Take note that the scheduler has accepted a batch."""
-        now, moment = time.monotonic(), utc_now()
+        now, moment = self._clock(), utc_now()
         self.store.journal("submitted", name=batch.submission.name, backend=batch.backend.name, ids=list(native_ids))
         with self.lock:
             for tracked, native_id in zip(batch.members, native_ids, strict=True):
@@ -121,7 +124,7 @@ class Ledger:
             self.store.transport.remove(path)
         record = tracked.job.record
         tracked.started = tracked.code = tracked.unexplained_since = tracked.ended_since = None
-        tracked.waits_since = time.monotonic()
+        tracked.waits_since = self._clock()
         record.state, record.detail = JobState.PENDING, status.detail
         record.metrics.restarts = max(record.metrics.restarts + 1, status.restarts)
         self.store.journal("requeued", job=record.job_id, native_id=record.native_id)

@@ -57,12 +57,21 @@ class Run:
         settings: How it behaves.
         run_id: Eight hexadecimal digits, the same for all workers of a run; None makes new ones.
         worker: This process's part of the run: "main", or an xdist worker's name.
+        clock: Gives the time in seconds that limits and questions go by.
     """
 
-    def __init__(self, settings: Settings, *, run_id: str | None = None, worker: str = "main") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run_id: str | None = None,
+        worker: str = "main",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
         self.settings = settings
+        self._clock = clock
         self._owner_pid = os.getpid() if worker == "main" else os.getppid()
         #: Called about once a second, in a thread that waits, with the unfinished jobs.
         self.on_wait: Callable[[Sequence[JobRecord]], None] | None = None
@@ -71,14 +80,14 @@ class Run:
         #: Its directories.
         self.store = Store(LocalTransport(), settings.workdir, self.run_id, worker, self._owner_pid)
         #: Its jobs.
-        self.ledger = Ledger(self.store, self._after_end)
+        self.ledger = Ledger(self.store, self._after_end, clock)
         #: Its callbacks.
         self.callbacks = Callbacks()
         #: Its share of the limit on jobs.
         self.room = Room(self.store, settings.max_jobs)
         self._backends: dict[str, Backend] = {}
         self._clerks: dict[str, Clerk] = {}
-        self._monitor = Monitor(self)
+        self._monitor = Monitor(self, clock)
         self._probes: dict[str, Probe] = {}
         self._numbers = itertools.count(1)
         self._selected = DEFAULT_BACKEND
@@ -142,7 +151,7 @@ class Run:
                 backend = registry.create(name, LocalTransport(), settings)
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
-                self._clerks[name] = Clerk(self, backend)
+                self._clerks[name] = Clerk(self, backend, self._clock)
             return self._backends[name]
 
     def probe(self, name: str) -> Probe:
@@ -163,7 +172,7 @@ class Run:
         return self._probes[name]
 
     def jobs_of(self, test_id: str) -> list[Job[Any]]:
-        """Give the jobs that were submitted for a test, in order."""
+        """Give the jobs that were submitted for a test, in order; only of the test that was selected last."""
         return [job for job in self.ledger.jobs if job.record.test_id == test_id]
 
     # ------------------------------------------------------------ submission
@@ -295,7 +304,7 @@ class Run:
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
         is_durable = Capability.DETACHED in backend.capabilities
         paths = prepare(self.store, works, ids, directory, is_durable=is_durable)
-        now, tracked = time.monotonic(), []
+        now, tracked = self._clock(), []
         for made, job_id, path in zip(members, ids, paths, strict=True):
             record = made.job.record
             record.job_id, record.directory, record.name = job_id, path, name_of(self.run_id, job_id, made.work)
@@ -413,7 +422,7 @@ class Run:
 
     def settle(self) -> None:
         """Take in marks and changes now."""
-        self._monitor.step(time.monotonic())
+        self._monitor.step(self._clock())
 
     def keep_jobs_of(self, test_id: str) -> None:
         """Treat a test's jobs as failed when directories are kept: the test failed, whatever they did."""
