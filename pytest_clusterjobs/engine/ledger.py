@@ -40,7 +40,7 @@ class Ledger:
         self.lock = threading.RLock()
         #: Every job, in order of submission.
         self.records: list[JobRecord] = []
-        #: Their futures.
+        #: Futures of the test that runs now, and of no other: their values may be large.
         self.jobs: list[Job[Any]] = []
         #: Trouble with schedulers that was ridden out, each once.
         self.problems: list[str] = []
@@ -55,7 +55,8 @@ class Ledger:
         with self.lock:
             for tracked in batch.members:
                 self.records.append(tracked.job.record)
-                self.jobs.append(tracked.job)
+                if tracked.job.record.test_id:
+                    self.jobs.append(tracked.job)
                 self._unfinished[tracked.job.job_id] = tracked
         self.store.journal(
             "intent", name=submission.name, backend=batch.backend.name, jobs=ids, directory=submission.directory

@@ -138,6 +138,7 @@ class Run:
         """Say where jobs from now on go unless they name a backend, for which test, and above which settings."""
         self._selected = registry.require(backend) if backend else DEFAULT_BACKEND
         self._test_id, self._defaults = test_id, defaults
+        self.ledger.jobs = self.jobs_of(test_id)
 
     def backend(self, name: str) -> Backend:
         """Give the run's backend of that name.
