@@ -7,58 +7,70 @@ run: what the values mean is in `values`. PYTEST_DONT_REWRITE: there is no asser
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pytest
 
-#: Name after ``clusterjobs_`` and ``CLUSTERJOBS_``; option, None where there is none; what stands for its value in
-#: ``--help``, "" for a switch; help: imperative, lower case, no full stop.
-OPTIONS: tuple[tuple[str, str | None, str, str], ...] = (
-    (
+
+class Option(NamedTuple):
+    """One row of the table below."""
+
+    #: The name after ``clusterjobs_`` and ``CLUSTERJOBS_``.
+    name: str
+    #: The option; None where there is only the ini value and the variable.
+    flag: str | None
+    #: What stands for its value in ``--help``; "" for a switch.
+    metavar: str
+    #: For ``--help``: imperative, lower case, no full stop.
+    help: str
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
         "cluster",
         "--cluster",
         "NAMES",
         "run the cluster tests on these backends: names, or auto (all that answer), all (all known), none; "
         "comma-separated, repeatable",
     ),
-    ("default", None, "NAME", "backend for `-m real_world` without --cluster"),
-    (
+    Option("default", None, "NAME", "backend for `-m real_world` without --cluster"),
+    Option(
         "missing",
         "--cluster-missing",
         "error|skip",
         "what a named backend that does not answer makes of its tests: error (the default) or skip",
     ),
-    ("run_expensive", "--run-expensive", "", "run tests marked expensive too"),
-    (
+    Option("run_expensive", "--run-expensive", "", "run tests marked expensive too"),
+    Option(
         "timeout",
         "--cluster-timeout",
         "DURATION",
         "limit on the run time of jobs that set none, e.g. 90, 30m, 01:30:00",
     ),
-    (
+    Option(
         "queue_timeout",
         "--cluster-queue-timeout",
         "DURATION",
         "limit on the wait in the queue of jobs that set none",
     ),
-    ("max_jobs", "--cluster-max-jobs", "N", "at most so many unfinished jobs at once, all workers together"),
-    (
+    Option("max_jobs", "--cluster-max-jobs", "N", "at most so many unfinished jobs at once, all workers together"),
+    Option(
         "keep",
         "--cluster-keep",
         "failed|always|never",
         "whose directories are kept at the end: failed jobs' (the default), always all, or never any",
     ),
-    (
+    Option(
         "workdir",
         "--cluster-workdir",
         "PATH",
         "directory for the jobs' files, which the nodes must see under the same name (default: .clusterjobs in the "
         "root directory)",
     ),
-    ("check", "--cluster-check", "", "print which backends answer, and why others do not, and run no test"),
-    ("report", "--cluster-report", "PATH", "write a report of the run's tests and jobs to this .json file"),
-    (
+    Option("check", "--cluster-check", "", "print which backends answer, and why others do not, and run no test"),
+    Option("report", "--cluster-report", "PATH", "write a report of the run's tests and jobs to this .json file"),
+    Option(
         "up",
         "--cluster-up",
         "",
