@@ -342,7 +342,8 @@ def describe_exception(error: BaseException, link: str) -> "Dict[str, Any]":
     tb = without_own_frames(error.__traceback__)
     while tb is not None and len(frames) < _MAX_FRAMES:
         code = tb.tb_frame.f_code
-        frames.append([code.co_filename, code.co_name, code.co_firstlineno, tb.tb_lineno, columns(tb)])
+        if not hides_itself(tb.tb_frame):
+            frames.append([code.co_filename, code.co_name, code.co_firstlineno, tb.tb_lineno, columns(tb)])
         tb = tb.tb_next
     return {
         "link": link,
@@ -352,6 +353,12 @@ def describe_exception(error: BaseException, link: str) -> "Dict[str, Any]":
         "notes": [str(note) for note in getattr(error, "__notes__", [])],
         "frames": frames,
     }
+
+
+def hides_itself(frame: "Any") -> bool:
+    """Tell whether pytest would leave a frame out: at home its variables, which say so, are not known any more."""
+    flag = frame.f_locals.get("__tracebackhide__", frame.f_globals.get("__tracebackhide__"))
+    return flag is True
 
 
 def columns(tb: "Any") -> "Optional[List[Optional[int]]]":

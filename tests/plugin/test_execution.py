@@ -66,7 +66,17 @@ def test_importorskip(): pytest.importorskip("surely_not_installed")
         "-rsxf",
     )
     result.assert_outcomes(passed=1, skipped=2, xfailed=2, failed=1)
-    result.stdout.fnmatch_lines(["SKIPPED*no data here", "XFAIL*known there", "XFAIL*marked", "FAILED*on purpose"])
+    result.stdout.fnmatch_lines(
+        [
+            ">   def test_fail(): pytest.fail(?on purpose?)",
+            "E   Failed: on purpose",
+            "test_body.py:23: Failed",
+            "SKIPPED*test_body.py:6: no data here",
+            "XFAIL*known there",
+            "XFAIL*marked",
+            "FAILED*on purpose",
+        ]
+    )
 
 
 def test_a_failed_assert_shows_the_source_and_the_values(project: pytest.Pytester) -> None:
