@@ -100,3 +100,17 @@ def test_a_suite_without_cluster_tests_imports_nothing_heavy(tmp_path: Path, opt
     assert sorted(more.intersection(HEAVY)) == []
     assert not [name for name in more if name.startswith(WORKING)]
     assert not (tmp_path / ".clusterjobs").exists()
+
+
+def test_what_runs_a_job_imports_no_functools_and_leaves_the_real_one_to_others() -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'pytest_clusterjobs' / 'node')!r})\n"
+        "sys.modules.pop('functools', None)\n"
+        "import packing\n"
+        "assert 'functools' not in sys.modules\n"
+        "import functools\n"
+        "assert functools.wraps\n"
+        "packing.loads(packing.pickle.dumps(functools.partial(int, base=2)))\n"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], timeout=60, check=True)

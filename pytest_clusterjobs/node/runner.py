@@ -50,20 +50,25 @@ def main(directory: str) -> int:
 
 def set_up_process(order: "Dict[str, Any]") -> None:
     """Give the process what a login would, and the import path of the place where the job was made."""
-    try:
-        account = pwd.getpwuid(os.getuid())
-    except KeyError:  # a container that runs as a user of no name
-        pass
-    else:
-        os.environ.setdefault("HOME", account.pw_dir)
-        os.environ.setdefault("USER", account.pw_name)
-        os.environ.setdefault("LOGNAME", account.pw_name)
+    if not {"HOME", "USER", "LOGNAME"} <= set(os.environ):
+        name_user()
     os.environ["PWD"] = enter(order.get("cwd") or os.getcwd())
     os.environ["CLUSTERJOBS_JOB_ID"] = order["job_id"]
     # A crash would leave a core file of any size where the tests were started. The function may raise the limit again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     sys.path.extend(path for path in order.get("sys_path", []) if path not in sys.path)
     sys.argv = [order.get("label", "job")]
+
+
+def name_user() -> None:
+    """Put into the environment who runs this; asking for it may mean to ask over the network."""
+    try:
+        account = pwd.getpwuid(os.getuid())
+    except KeyError:  # a container that runs as a user of no name
+        return
+    os.environ.setdefault("HOME", account.pw_dir)
+    os.environ.setdefault("USER", account.pw_name)
+    os.environ.setdefault("LOGNAME", account.pw_name)
 
 
 def enter(path: str) -> str:
