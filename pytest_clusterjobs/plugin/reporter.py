@@ -101,7 +101,9 @@ class Reporter:
 
     def _count(self, report: pytest.TestReport) -> str:
         config = self._session.config
-        category = str(config.hook.pytest_report_teststatus(report=report, config=config)[0])
+        status = config.hook.pytest_report_teststatus(report=report, config=config)
+        # Without pytest's terminal plugin nobody has a word for what simply passed or failed.
+        category = str(status[0]) if status else report.outcome if report.when == "call" else ""
         if category:
             self._counts[category] += 1
         return category

@@ -290,6 +290,12 @@ def test_a_report_written_over_and_over_is_whole(project: pytest.Pytester) -> No
     assert first["run_id"] != second["run_id"]
 
 
+def test_the_report_needs_no_terminal(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_x(): pass\ndef test_y(): assert 0\ndef test_z(nothing): pass")
+    counts = report(project, "-p", "no:terminal")["counts"]
+    assert (counts["passed"], counts["failed"], counts["error"]) == (1, 1, 1)
+
+
 def test_looking_writes_no_report(project: pytest.Pytester) -> None:
     project.makepyfile("def test_x(): pass")
     project.runpytest_inprocess("--collect-only", "--cluster-report=out.json")
