@@ -64,6 +64,8 @@ class Clerk:
         self._last_submission = 0.0
         self._last_query = float("-inf")
         self._failures = 0
+        self._cancel_at, self._cancel_failures = float("-inf"), 0
+        self._unwanted: list[str] = []  # elements of an array that had ended for us when it was accepted
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------ the thread
@@ -102,7 +104,7 @@ class Clerk:
         for batch in list(self._waiting):
             if now >= batch.try_at and not self._stop:
                 self.try_batch(batch)
-        self._send_cancels()
+        self._send_cancels(now)
         jobs = self._run.ledger.unfinished(self._backend)
         if any(tracked.accepted is not None for tracked in jobs) and self._is_due(now, jobs):
             self._ask(now)
@@ -133,6 +135,7 @@ class Clerk:
             self._put_off(batch, error, now)
         except SubmitUnknown as error:
             batch.lost_since, batch.absences = now, 0
+            batch.trouble_since = now if batch.trouble_since is None else batch.trouble_since
             self._put_off(batch, error, now)
         except ClusterJobsError as error:
             self._forget(batch)
@@ -186,10 +189,15 @@ class Clerk:
         batch.try_at = now + _RETRY_S
         if batch.absences >= 2:
             batch.lost_since = None
+            for tracked in batch.members:
+                if (reason := tracked.cancel_reason) is not None:  # it is not there, and is not wanted any more
+                    ended = verdict.Verdict(verdict.state_for(reason), reason, tracked.cancel_detail)
+                    self._run.ledger.end(tracked, ended, None)
 
     def _put_off(self, batch: Batch, error: Exception, now: float) -> None:
         batch.last_error = error
-        if now - batch.members[0].waits_since > _OUTAGE_S and not isinstance(error, SubmitLimit):
+        trouble_s = 0.0 if batch.trouble_since is None else now - batch.trouble_since
+        if trouble_s > _OUTAGE_S and not isinstance(error, SubmitLimit):
             self._forget(batch)
             self._run.ledger.refuse(batch, error)
             return
@@ -210,6 +218,8 @@ class Clerk:
         self._last_submission = now
         self._run.accepted(batch, native_ids, command)
         if not self._backend.has_push:
+            members = zip(batch.members, native_ids, strict=True)
+            self._unwanted += [native_id for tracked, native_id in members if tracked.is_closed]
             self.start()
 
     def _forget(self, batch: Batch) -> None:
@@ -222,19 +232,21 @@ class Clerk:
 
     # ------------------------------------------------------------ cancelling
 
-    def _send_cancels(self) -> None:
-        chosen = [
-            tracked
-            for tracked in self._run.ledger.unfinished(self._backend)
-            if tracked.must_cancel and tracked.accepted
-        ]
-        if not chosen:
+    def _send_cancels(self, now: float) -> None:
+        unfinished = self._run.ledger.unfinished(self._backend)
+        chosen = [tracked for tracked in unfinished if tracked.must_cancel and tracked.accepted is not None]
+        unwanted = self._unwanted[:]
+        if not (chosen or unwanted) or now < self._cancel_at:
             return
         try:
-            self._backend.cancel([tracked.job.native_id for tracked in chosen])
+            self._backend.cancel([*unwanted, *(tracked.job.native_id for tracked in chosen)])
         except BackendError as error:
+            self._cancel_failures += 1
+            self._cancel_at = now + min(_MAX_RETRY_S, _RETRY_S * 1.5 ** min(self._cancel_failures, 10))
             self._run.ledger.note_problem(f"{self._backend.name}: cannot cancel now, tries again: {error.args[0]}")
             return
+        self._cancel_failures = 0
+        del self._unwanted[: len(unwanted)]
         for tracked in chosen:
             tracked.must_cancel = False
 
@@ -340,15 +352,21 @@ class Clerk:
                 tracked.missing_since = None
                 self._judge_living(tracked, explained, now)
             return
+        if explained is not None and _may_have_left_more(tracked, explained) and now - since < self._grace_s:
+            return  # file systems show what another node wrote after a while
         if explained is not None:
             run.ledger.note_status(tracked, explained, keep_state=True)
             run.ledger.end(tracked, self._by_scheduler(tracked, explained), None)
         elif tracked.cancel_reason is not None or tracked.code is not None:
             run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
-        elif now - since >= run.settings.lost_after_s:
+        elif now - since >= self._grace_s:
             directory = tracked.job.record.directory
             names = run.store.transport.list_names(directory)
             run.ledger.end(tracked, verdict.lost(self._backend.explain_sources(), directory, names), None)
+
+    @property
+    def _grace_s(self) -> float:
+        return self._run.settings.lost_after_s
 
     def _by_scheduler(self, tracked: Tracked, status: JobStatus) -> verdict.Verdict:
         if tracked.cancel_reason is not None and status.state is not JobState.COMPLETED:
@@ -356,6 +374,11 @@ class Clerk:
         if tracked.code is not None and status.reason not in _SCHEDULER_ENDED_IT:
             return by_exit_code(tracked, tracked.code)
         return verdict.from_status(status)
+
+
+def _may_have_left_more(tracked: Tracked, status: JobStatus) -> bool:
+    """Tell whether a job that has ended must have left a result or an exit code, where none is seen yet."""
+    return tracked.code is None and tracked.cancel_reason is None and status.reason in (None, ExitReason.NONZERO_EXIT)
 
 
 def _completed(job: Any) -> bool:

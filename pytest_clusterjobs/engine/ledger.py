@@ -82,7 +82,8 @@ class Ledger:
         with self.lock:
             for tracked, native_id in zip(batch.members, native_ids, strict=True):
                 record = tracked.job.record
-                record.native_id, record.submit_command, record.detail = native_id, command, ""
+                record.native_id, record.submit_command = native_id, command
+                record.detail = record.detail if tracked.is_closed else ""
                 record.metrics.submitted_at = record.metrics.submitted_at or moment
                 record.state = JobState.PENDING if record.state is JobState.NEW else record.state
                 tracked.accepted = now

@@ -68,6 +68,8 @@ class Batch:
     lost_since: float | None = None
     #: How many queries since then answered without showing it.
     absences: int = 0
+    #: Since when replies have been lost, through all tries, or None.
+    trouble_since: float | None = None
     #: True while it counts against the limit on jobs.
     has_room: bool = False
     #: The last error, for the message.
