@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,6 +77,8 @@ class ScriptedBackend(Backend):
         #: True: cancelled jobs leave at once.
         self.obeys = True
         self.array_size = 1000
+        #: Called at each submission.
+        self.on_submit: Callable[[], object] = lambda: None
         #: When the queue was asked, and about what.
         self.queries: list[tuple[float, str]] = []
         self.explained: list[str] = []
@@ -88,6 +90,7 @@ class ScriptedBackend(Backend):
         return BackendInfo("scripted 1.0", 1, 4)
 
     def submit(self, submission: Submission) -> Submitted:
+        self.on_submit()
         self.submissions.append(submission)
         error = self.errors.popleft() if self.errors else None
         if error is None or (isinstance(error, SubmitUnknown) and self.makes_lost_jobs):

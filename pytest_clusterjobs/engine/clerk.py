@@ -163,10 +163,14 @@ class Clerk:
             for tracked in batch.members:
                 tracked.waits_since = now
             return False
-        if not batch.has_room and not run.room.take(len(batch.members)):
-            self._hold(batch, now, f"waits with us: at most {run.settings.max_jobs} jobs at once", _TURN_S)
-            return False
-        batch.has_room = True
+        if not batch.has_room:
+            wanted = [tracked for tracked in batch.members if not tracked.is_closed]
+            if not run.room.take(len(wanted)):
+                self._hold(batch, now, f"waits with us: at most {run.settings.max_jobs} jobs at once", _TURN_S)
+                return False
+            batch.has_room = True
+            for tracked in wanted:
+                tracked.has_room = True
         if batch.lost_since is not None:
             self._look_up(batch, now)
             return False

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from pytest_clusterjobs.core.errors import PayloadError, WaitTimeout
+from pytest_clusterjobs.core.errors import PayloadError, StoreError, WaitTimeout
 from pytest_clusterjobs.core.record import JobMetrics, JobRecord
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.core.units import format_duration, format_memory
@@ -209,7 +209,12 @@ class Job(Generic[R]):
         if self.submit_error is not None:
             self._error = self.submit_error
             return
-        envelope = self._run.store.read_envelope(self.record.directory)
+        try:
+            envelope = self._run.store.read_envelope(self.record.directory)
+        except StoreError:
+            if self.record.state is JobState.COMPLETED:
+                raise
+            envelope = None  # the verdict says so already
         header, segments = envelope if envelope is not None else ({}, {})
         for name, data in segments.items():
             if name.startswith("warnings"):

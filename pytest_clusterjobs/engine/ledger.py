@@ -33,7 +33,7 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, after_end: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self, store: Store, after_end: Callable[[Tracked], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.store = store
         #: Guards the state of all jobs.
@@ -165,7 +165,7 @@ class Ledger:
         self.store.transport.remove(self.store.mark(record.job_id))
         self.store.transport.remove(self.store.mark(record.job_id) + ".start")
         self.store.journal("ended", job=record.job_id, state=record.state.value, reason=record.reason)
-        self._after_end()
+        self._after_end(tracked)
         tracked.job.mark_ended()
 
     def _judge_by_envelope(self, tracked: Tracked) -> tuple[verdict.Verdict, dict[str, Any]] | None:

@@ -389,8 +389,8 @@ class Run:
             for native_id in native_ids:  # it may have changed before it was known here
                 self._monitor.job_changed(native_id)
 
-    def _after_end(self) -> None:
-        if self.room.give_back():
+    def _after_end(self, tracked: Tracked) -> None:
+        if tracked.has_room and self.room.give_back():
             for clerk in self._clerks.values():
                 clerk.wake()
 

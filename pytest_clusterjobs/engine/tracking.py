@@ -38,6 +38,8 @@ class Tracked:
     missing_since: float | None = None
     #: Since when the scheduler says it has ended, without evidence of its own.
     ended_since: float | None = None
+    #: True while it counts against the limit on jobs.
+    has_room: bool = False
     #: True once it has ended for us.
     is_closed: bool = False
 
@@ -70,7 +72,7 @@ class Batch:
     absences: int = 0
     #: Since when replies have been lost, through all tries, or None.
     trouble_since: float | None = None
-    #: True while it counts against the limit on jobs.
+    #: True once there was room for it.
     has_room: bool = False
     #: The last error, for the message.
     last_error: Exception | None = field(default=None, repr=False)
