@@ -73,6 +73,8 @@ class BackendInfo:
     gpus: int | None = None
     #: Partitions or queues; empty where there are none.
     partitions: tuple[Partition, ...] = ()
+    #: Largest number of jobs in one array, or None where unknown.
+    array_limit: int | None = None
     #: Anything else worth a line.
     detail: str = ""
 

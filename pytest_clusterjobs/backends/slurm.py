@@ -9,6 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pytest_clusterjobs.backends.base import (
@@ -124,18 +125,20 @@ class SlurmBackend(BatchBackend):
 
     def check(self) -> BackendInfo:
         version = self.run_for_check(["sbatch", "--version"], "sbatch does not start").strip()
-        for command in ("squeue", "scancel", "scontrol"):
+        for command in ("squeue", "scancel"):
             self.run_for_check([command, "--version"], f"{command} does not start")
         argv = ["sinfo", "--noheader", "--format=%P|%a|%l|%D|%c|%G"]
-        self._info = parse_sinfo(self.run_for_check(argv, "the controller does not answer"), version)
+        info = parse_sinfo(self.run_for_check(argv, "the controller does not answer"), version)
+        config = self.run_for_check(["scontrol", "show", "config"], "cannot read MaxArraySize")
+        self._array_limit = parse_array_limit(config)
+        self._info = replace(info, array_limit=self._array_limit)
         return self._info
 
     def array_limit(self) -> int:
         if self._array_limit is None:
             result = self.run(["scontrol", "show", "config"])
             self.require_success(result, "cannot read MaxArraySize")
-            match = re.search(r"^MaxArraySize\s*=\s*(\d+)", result.stdout, re.MULTILINE)
-            self._array_limit = max(1, int(match[1])) if match else 1
+            self._array_limit = parse_array_limit(result.stdout)
         return self._array_limit
 
     # ------------------------------------------------------------ submission
@@ -290,6 +293,12 @@ def _exit_code(text: str) -> tuple[int | None, int | None]:
     if signal > _LAST_SIGNAL:
         return None, None
     return (None, signal) if signal and not code else (code, None)
+
+
+def parse_array_limit(text: str) -> int:
+    """Read ``MaxArraySize`` from ``scontrol show config``; 1 when it is not there."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return max(1, int(match[1])) if match else 1
 
 
 def parse_scontrol(text: str) -> JobStatus | None:

@@ -280,7 +280,7 @@ class Run:
     def _submit_group(self, members: Sequence[_Made], max_concurrent: int | None) -> None:
         name = members[0].backend
         backend, clerk = self.backend(name), self._clerks[name]
-        limit = backend.array_limit() if len(members) > 1 else 1
+        limit = self._array_limit(backend) if len(members) > 1 else 1
         limit = min(limit, self.settings.max_jobs or limit)
         self.store.open()
         batches = [
@@ -295,6 +295,11 @@ class Run:
             self._monitor.wake()
         if clerk.waiting():
             clerk.start()
+
+    def _array_limit(self, backend: Backend) -> int:
+        """Give the most jobs of one array: the probe knows, whichever worker made it."""
+        known = self._probes.get(backend.name)
+        return (known and known.info and known.info.array_limit) or backend.array_limit()
 
     def _make_batch(self, backend: Backend, members: Sequence[_Made], max_concurrent: int | None) -> Batch:
         number = next(self._numbers)

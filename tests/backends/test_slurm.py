@@ -711,6 +711,17 @@ def test_missing_binary_says_which() -> None:
         backend(sbatch=CommandNotFound("sbatch not found on PATH")).check()
 
 
+def test_the_check_tells_the_array_limit_too() -> None:
+    ok = (0, "slurm 22.05.8\n", "")
+    config = (0, "MaxArraySize            = 10001\n", "")
+    slurm = backend(sbatch=ok, squeue=ok, scancel=ok, sinfo=(0, "main*|up|infinite|4|4|(null)\n", ""), scontrol=config)
+    assert slurm.check().array_limit == 10001
+    assert isinstance(slurm.transport, ScriptedSlurm)
+    asked = len(slurm.transport.asked)
+    assert slurm.array_limit() == 10001
+    assert len(slurm.transport.asked) == asked
+
+
 def test_array_limit_is_asked_once() -> None:
     slurm = backend(scontrol=(0, "MaxArraySize            = 10001\nMaxDBDMsgs = 20016\n", ""))
     assert slurm.array_limit() == slurm.array_limit() == 10001
