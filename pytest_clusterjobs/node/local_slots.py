@@ -131,13 +131,23 @@ class Slots:
         if self._ticket_name:
             os.utime(self._ticket)
             return
-        new = os.path.join(self._folder, f"new-{self._token}")
-        self._ticket = os.open(new, _FLAGS, 0o600)
-        fcntl.flock(self._ticket, fcntl.LOCK_EX)
-        self._ticket_name = f"{time.monotonic_ns():020d}-{self._token}"  # one clock for the whole machine
-        os.rename(new, os.path.join(self._folder, self._ticket_name))
+        if not any(self._put_ticket() for _ in range(100)):  # each failure: another server started just then
+            raise TimeoutError(f"cannot put a ticket into {self._folder}: others remove it each time")
         if self.watch < 0:
             self.watch = linux.watch_folder(self._folder, linux.IN_DELETE | linux.IN_MODIFY)
+
+    def _put_ticket(self) -> bool:
+        new = os.path.join(self._folder, f"new-{self._token}")
+        name = f"{time.monotonic_ns():020d}-{self._token}"  # one clock for the whole machine
+        ticket = os.open(new, _FLAGS, 0o600)
+        fcntl.flock(ticket, fcntl.LOCK_EX)
+        try:
+            os.rename(new, os.path.join(self._folder, name))
+        except FileNotFoundError:  # a server that started saw it before it was locked, and took it for a dead one's
+            os.close(ticket)
+            return False
+        self._ticket, self._ticket_name = ticket, name
+        return True
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -53,6 +54,25 @@ def test_all_or_none_is_taken(machine: Machine) -> None:
     assert second.claim(3) is None
     second.leave_queue()
     assert first.claim(2) == [2, 3]
+
+
+def test_server_that_starts_while_another_makes_a_ticket_does_no_harm(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removed the ticket, not yet locked, as a dead server's; to rename it then ended the other server."""
+    first, second = machine.server(), machine.server()
+    first.claim(4)
+    flock = fcntl.flock
+
+    def start_another_first(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and len(machine.servers) == 2:
+            machine.server()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", start_another_first)
+    assert second.claim(1) is None
+    assert len(machine.servers) == 3
+    assert [ticket.name.partition("-")[2] for ticket in machine.tickets()] == ["server1"]
 
 
 def test_who_waits_longest_goes_first(machine: Machine) -> None:
