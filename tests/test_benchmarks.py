@@ -1,0 +1,72 @@
+"""Each benchmark runs, and says what it was asked to say. What it measures is no test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: Benchmark -> the number of its rows.
+ROWS = {
+    "idle": 1,
+    "local": 4,
+    "local-1000": 2,
+    "slurm-stock": 3,
+    "slurm-quick": 3,
+    "queries": 4,
+    "peers": 0,  # they are only measured when they are asked for
+}
+ON_SLURM = [name for name in ROWS if name.startswith("slurm") or name == "queries"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "CLUSTERJOBS_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ON_SLURM])
+def test_a_benchmark_gives_its_rows(name: str, tmp_path: Path) -> None:
+    done = run("--quick", "--json", str(tmp_path / "figures.json"), name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert len(rows) == ROWS[name]
+    for row in rows:
+        assert row["figure"] == pytest.approx(row["figure"])  # no NaN
+        assert row["what"] in done.stdout
+
+
+@pytest.mark.cluster_lane("slurm")
+@pytest.mark.usefixtures("slurm_cluster")  # skipped where no Slurm can be booted
+@pytest.mark.parametrize("name", ON_SLURM)
+def test_a_benchmark_on_slurm_gives_its_rows(name: str, tmp_path: Path) -> None:
+    test_a_benchmark_gives_its_rows(name, tmp_path)
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+    done = run("--quick", "slrum")
+    assert done.returncode == 2
+    assert "no benchmark named 'slrum'; known: idle, " in done.stderr
+
+
+def test_every_benchmark_is_run_here() -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks.suite import BENCHMARKS
+    finally:
+        sys.path.remove(str(ROOT))
+    assert list(BENCHMARKS) == list(ROWS)
