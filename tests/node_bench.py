@@ -83,7 +83,12 @@ class Node:
 
     def finish(self, process: subprocess.Popen[str]) -> Finished:
         """Wait for the runner's end and read what it left."""
-        stdout, stderr = process.communicate(timeout=30)
+        try:
+            stdout, stderr = process.communicate(timeout=30)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
         return Finished(process.returncode, stdout, stderr, *self.envelope())
 
     def envelope(self) -> tuple[dict[str, Any], dict[str, bytes]]:

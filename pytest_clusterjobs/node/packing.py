@@ -229,18 +229,18 @@ def pickled_value(value: "Any", home: "List[str]") -> bytes:
     return dumps(value, home)
 
 
-def _is_plain(value: "Any", budget: int) -> "Tuple[bool, int]":
+def _is_plain(value: "Any", budget: int, depth: int = 50) -> "Tuple[bool, int]":
     """Tell whether at most ``budget`` parts make up the value, all of them of types that every Python has."""
     kind = type(value)
     if kind in (bool, int, float, complex, str, bytes, type(None)):
         return True, budget - 1
-    if kind not in (list, tuple, dict, set, frozenset):
+    if kind not in (list, tuple, dict, set, frozenset) or not depth:  # what holds itself has no end
         return False, budget
     parts = [*value.keys(), *value.values()] if kind is dict else value
     if len(parts) > budget:
         return False, budget
     for part in parts:
-        is_plain, budget = _is_plain(part, budget)
+        is_plain, budget = _is_plain(part, budget, depth - 1)
         if not is_plain or budget <= 0:
             return False, budget
     return True, budget
@@ -305,7 +305,7 @@ def pack_value(value: "Any", home: "List[str]") -> "Tuple[Dict[str, Any], Segmen
         text = "the function returned a {} that cannot be pickled: {}: {}".format(
             type(value).__name__, type(error).__name__, error
         )
-        sys.stderr.write(text + "\n")
+        complain(text + "\n")
         header = {"outcome": "unpicklable", "text": text, "repr": short_repr(value), "exit_code": EXIT_EXCEPTION}
         return header, {}
 
@@ -331,11 +331,19 @@ def pack_exception(error: BaseException, home: "List[str]") -> "Tuple[Dict[str, 
             current = None
     text = "".join(traceback.format_exception(type(error), error, without_own_frames(error.__traceback__)))
     if not is_pytest_outcome(error):
-        sys.stderr.write(text)
+        complain(text)
     code = error.code if isinstance(error, SystemExit) else EXIT_EXCEPTION
     header = {"outcome": "exception", "chain": chain, "traceback": text}  # type: Dict[str, Any]
     header["exit_code"] = code if isinstance(code, int) else 0 if code is None else EXIT_EXCEPTION
     return header, segments
+
+
+def complain(text: str) -> None:
+    """Write to standard error, if the function has left us one."""
+    try:
+        sys.stderr.write(text)
+    except Exception:
+        return
 
 
 def is_pytest_outcome(error: BaseException) -> bool:

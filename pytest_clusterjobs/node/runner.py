@@ -41,8 +41,11 @@ def main(directory: str) -> int:
     set_up_process(order)
     write_atomically(os.path.join(directory, START), json_text(start_facts(started_at)).encode(), fsync=False)
     header, segments = perform(order, directory)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: S112 - closed or replaced by the function, or a full disk: its value must not be lost
+            continue
     header["metrics"] = measure(started_at, time.monotonic() - started)
     write_envelope(os.path.join(directory, ENVELOPE), header, segments, bool(order.get("fsync", True)))
     return int(header["exit_code"])
@@ -111,11 +114,21 @@ def run_command(argv: "List[str]") -> "Tuple[Dict[str, Any], Segments]":
     import signal
     import subprocess
 
+    running, asked = [], []  # type: List[Any], List[int]
+
+    def pass_on(number: int, _frame: object) -> None:
+        asked.append(number)
+        for each in running:
+            each.terminate()
+
+    signal.signal(signal.SIGTERM, pass_on)  # before there is a command that it could leave behind
     try:
         process = subprocess.Popen(argv)
     except OSError as error:
         return refused("launch", "cannot run {!r}: {}".format(argv[0], error.strerror or error))
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    running.append(process)
+    if asked:
+        process.terminate()
     code = process.wait()
     header = {"outcome": "exit", "exit_code": 128 - code if code < 0 else code, "signal": -code if code < 0 else None}
     return header, {}
@@ -142,7 +155,7 @@ def run_function(call: "Callable[[], Any]", home: "List[str]") -> "Tuple[Dict[st
 
 def refused(why: str, text: str, details: str = "") -> "Tuple[Dict[str, Any], Segments]":
     """Make the envelope of a job whose code was not run."""
-    sys.stderr.write(text + "\n" + details)
+    packing.complain(text + "\n" + details)
     return {"outcome": "refused", "why": why, "text": text, "details": details, "exit_code": EXIT_REFUSED}, {}
 
 
@@ -307,7 +320,7 @@ def json_text(value: "Any") -> str:
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, float):
-        return repr(value) if value - value == 0 else "null"
+        return float.__repr__(value) if value - value == 0 else "null"
     if isinstance(value, dict):
         return "{" + ", ".join(_quoted(str(key)) + ": " + json_text(item) for key, item in value.items()) + "}"
     return "[" + ", ".join(json_text(item) for item in value) + "]"

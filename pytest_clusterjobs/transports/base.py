@@ -44,7 +44,8 @@ class Transport(ABC):
             cwd: Its working directory, or None for the transport's own.
 
         Raises:
-            CommandNotFound: There is no such command.
+            CommandNotFound: There is no such command, or it cannot be executed.
+            CommandError: It cannot be started, e.g. because its words are too long.
             CommandTimeout: It did not end in time. It may have had its effect.
         """
 

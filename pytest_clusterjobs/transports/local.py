@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_clusterjobs.core.errors import CommandNotFound, CommandTimeout, StoreError
+from pytest_clusterjobs.core.errors import CommandError, CommandNotFound, CommandTimeout, StoreError
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -40,11 +41,12 @@ class LocalTransport(Transport):
                 cwd=cwd,
                 start_new_session=True,
             )
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
             if cwd is not None and not Path(cwd).is_dir():
                 raise StoreError(f"cannot run {argv[0]}: the directory {cwd} does not exist") from error
             message = f"{argv[0]} not found on PATH" if isinstance(error, FileNotFoundError) else str(error)
-            raise CommandNotFound(message, command=shlex.join(argv)) from None
+            kind = CommandNotFound if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC) else CommandError
+            raise kind(message, command=shlex.join(argv)[:1000]) from None
         try:
             stdout, stderr = process.communicate(None if stdin is None else stdin.encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired:
