@@ -48,6 +48,7 @@ trap 'cj_on_signal XCPU' XCPU"""
 
 _WAIT = """\
 cj_child=$!
+[ -z "$cj_signal" ] || cj_on_signal "$cj_signal"  # it came when the child had started and was not known yet
 while :; do
   wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break

@@ -22,7 +22,7 @@ from pytest_clusterjobs.backends.base import (
     Submitted,
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
-from pytest_clusterjobs.core.errors import CommandNotFound, SubmitError, SubmitLimit, SubmitUnknown
+from pytest_clusterjobs.core.errors import BackendUnavailable, CommandNotFound, SubmitError, SubmitLimit, SubmitUnknown
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.units import clock_text, parse_duration
@@ -82,6 +82,7 @@ _LOST_REPLIES = re.compile(
     r"|Connection refused|Communication connection failure|Connection reset|Slurm backup controller in standby"
     r"|Unexpected message received|Message (send|receive) failure|Transport endpoint"
 )
+_NO_CLUSTER = re.compile(r"[Cc]ould not establish a configuration source|[Uu]nable to establish configuration source")
 _ENDED_ALREADY = re.compile(r"Invalid job id specified|already completing or completed|Job/step already")
 
 # The second is said of array elements that were cancelled before they started: 22.05 forgets them at once.
@@ -183,6 +184,8 @@ class SlurmBackend(BatchBackend):
             said = result.stderr or result.stdout
             if _LIMITS.search(said):
                 raise SubmitLimit("the site takes no more jobs now", self.name, command, said)
+            if _NO_CLUSTER.search(said):
+                raise BackendUnavailable("sbatch knows no cluster", self.name, command, said)
             if _LOST_REPLIES.search(said):
                 raise SubmitUnknown("sbatch got no answer from the controller", self.name, command, said)
             raise SubmitError(f"sbatch refused the job (exit code {result.returncode})", self.name, command, said)

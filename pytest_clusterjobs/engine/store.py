@@ -20,6 +20,7 @@ import os
 import py_compile
 import shutil
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -276,10 +277,22 @@ def boot_id() -> str:
 
 
 def _make_workdir(transport: Transport, workdir: str) -> None:
-    """Make the directory that holds the runs; one that is there already is the user's, and left as it is."""
+    """Make the directory that holds the runs; one that is there already is the user's, and left as it is.
+
+    Raises:
+        StoreError: Somebody else could put a run's directory there in place of ours, and have us unpickle it.
+    """
     if not os.path.isdir(workdir):
         transport.make_directory(workdir)
         transport.write(os.path.join(workdir, _IGNORE), _IGNORE_ALL)
+        return
+    status = os.stat(workdir)
+    if status.st_mode & stat.S_ISVTX:
+        return
+    if status.st_uid not in (os.geteuid(), 0):
+        raise StoreError(f"the work directory {workdir} belongs to uid {status.st_uid}, who could swap what is in it")
+    if status.st_mode & 0o002:
+        raise StoreError(f"others may write to the work directory {workdir}, and swap what is in it; chmod o-w it")
 
 
 def remove_empty_workdir(transport: Transport, workdir: str) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class TerminationGuard:
     """Turns SIGTERM into KeyboardInterrupt, so that jobs are cancelled and files removed.
@@ -26,9 +28,13 @@ class TerminationGuard:
             self._before = signal.signal(signal.SIGTERM, _interrupt)
 
     def shield(self) -> None:
-        """Let neither Ctrl-C nor SIGTERM interrupt what follows the first of them, until `restore`."""
+        """Have one more Ctrl-C or SIGTERM ignored, as it often comes twice; the one after it interrupts again."""
         if _in_main_thread() and not self._before_shield:
-            self._before_shield = _ignore_signals()
+            self._before_shield = {number: signal.signal(number, self._spare_one) for number in _SIGNALS}
+
+    def _spare_one(self, number: int, frame: FrameType | None) -> None:
+        _put_back(self._before_shield)
+        self._before_shield = {}
 
     def restore(self) -> None:
         """Put back what was there. Idempotent."""
@@ -63,7 +69,7 @@ def uninterrupted() -> Iterator[None]:
 
 def _ignore_signals() -> dict[signal.Signals, Any]:
     # A handler, not SIG_IGN: that would be inherited by the commands that are run meanwhile.
-    return {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: signal.signal(number, _ignore) for number in _SIGNALS}
 
 
 def _put_back(before: dict[signal.Signals, Any]) -> None:

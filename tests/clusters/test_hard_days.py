@@ -162,14 +162,21 @@ def test_read_only_disk_is_a_store_error(backend: str, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_work_directory_of_another_owner_is_refused(backend: str, tmp_path: Path) -> None:
+def test_work_directory_that_others_could_swap_is_refused(backend: str, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)
     run = Run(Settings(workdir=str(theirs)))
     run.select(backend)
-    with pytest.raises(StoreError, match="owner uid 12345"):
+    with pytest.raises(StoreError, match="belongs to uid 12345"):
         call(run, len, [1])
+    os.chown(theirs, os.getuid(), os.getgid())
+    theirs.chmod(0o777)
+    with pytest.raises(StoreError, match="others may write"):
+        call(run, len, [1])
+    theirs.chmod(0o1777)  # as /tmp is: nobody can rename what is not theirs
+    assert call(run, len, [1]) == 1
+    run.close()
 
 
 def test_result_damaged_on_the_way_is_refused(run: Run) -> None:
@@ -212,8 +219,9 @@ def test_controller_that_dies_and_comes_back_loses_no_job(mortal_slurm: RunningC
         assert job.state is JobState.COMPLETED
     finally:  # its state directory is as it was: without -c it recovers it
         recovering = [word for word in argv if word != "-c"]
-        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(["setsid", "--fork", *recovering], env=environment, check=True, timeout=10, **output)
+        null = subprocess.DEVNULL
+        argv = ["setsid", "--fork", *recovering]
+        subprocess.run(argv, env=environment, check=True, timeout=10, stdout=null, stderr=null)
     again = run.submit_command("echo again", JobSpec())
     assert again.result(90).stdout == "again\n"
     run.close()

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import JobFailed
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
+from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
 from tests.clusters.test_slurm_days import slurm_command, started, wait_for
@@ -47,9 +49,8 @@ def test_array_is_split_at_the_site_s_limit(run: Run) -> None:
     assert [len([job for job in jobs if job.native_id.startswith(f"{array}_")]) for array in _arrays(jobs)] == [6, 6, 2]
 
 
-def _arrays(jobs: list[object]) -> list[str]:
-    ids = [getattr(job, "native_id").partition("_")[0] for job in jobs]  # noqa: B009 - jobs of any value
-    return list(dict.fromkeys(ids))
+def _arrays(jobs: list[Job[Any]]) -> list[str]:
+    return list(dict.fromkeys(job.native_id.partition("_")[0] for job in jobs))
 
 
 def test_accounting_explains_an_end_that_the_controller_has_forgotten(run: Run) -> None:

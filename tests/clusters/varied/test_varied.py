@@ -177,7 +177,7 @@ def test_body_is_expected_to_fail() -> None:
 @cluster(cores=1)
 def test_body_raises_and_warns() -> None:
     with pytest.raises(KeyError):
-        {}["a"]
+        {"b": 1}["a"]
     with pytest.warns(UserWarning, match="careful"):
         warnings.warn("careful", stacklevel=1)
 
