@@ -87,6 +87,8 @@ class BackendSettings:
     command_timeout_s: float = 30.0
     #: The Python that runs the jobs.
     python: str = ""
+    #: What one scheduler alone needs to know, e.g. ``{"parallel_environment": "smp"}``; each backend lists its own.
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
