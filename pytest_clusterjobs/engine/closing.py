@@ -71,7 +71,7 @@ def _guarded(report: CloseReport, backend: Backend, ids: list[str]) -> None:
     try:
         backend.cancel(ids)
     except ClusterJobsError as error:
-        report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error}")
+        report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error.args[0]}")
 
 
 def wait_until_gone(backend: Backend, problems: list[str], prefix: str) -> list[str]:
@@ -86,7 +86,7 @@ def wait_until_gone(backend: Backend, problems: list[str], prefix: str) -> list[
             if living:
                 backend.cancel(living)
         except ClusterJobsError as error:
-            problems.append(f"{backend.name}: cannot tell whether jobs were left: {error}")
+            problems.append(f"{backend.name}: cannot tell whether jobs were left: {error.args[0]}")
             return []
         if living:
             time.sleep(pause)
@@ -109,7 +109,7 @@ def adopt(run: Run, worker: str) -> list[str]:
             living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
             backend.cancel(living)
         except ClusterJobsError as error:
-            run.ledger.note_problem(f"{name}: cannot cancel what {worker} left: {error}")
+            run.ledger.note_problem(f"{name}: cannot cancel what {worker} left: {error.args[0]}")
             continue
         gone += [f"{name}:{native_id}" for native_id in living]
     Room.forget(run.store, worker)

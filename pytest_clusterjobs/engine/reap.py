@@ -52,8 +52,12 @@ def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) ->
         data = transport.read(os.path.join(directory, RUN_FILE)) if os.path.isdir(directory) else None
         if data is None:
             continue
-        facts = json.loads(data)
-        report = ReapReport(name, directory, why_spared(facts) or "dead")
+        try:
+            facts = json.loads(data)
+            report = ReapReport(name, directory, why_spared(facts) or "dead")
+        except (ValueError, LookupError, TypeError, AttributeError):  # its process died while it wrote it
+            reports.append(ReapReport(name, directory, f"its {RUN_FILE} cannot be read; name the run by its id"))
+            continue
         reports.append(report)
         if report.status == "dead" or (kept_too and facts.get("is_closed")):
             for backend in _backends_of(transport, directory):
