@@ -43,7 +43,8 @@ def add(a, b):
     return a + b
 print(add(1, 2), current() is current(), current().directory)
 """
-    environment = {"PATH": "/usr/bin:/bin", "CLUSTERJOBS_WORKDIR": str(tmp_path / "work")}
+    root = str(Path(current.__file__).parents[2])
+    environment = {"PATH": "/usr/bin:/bin", "CLUSTERJOBS_WORKDIR": str(tmp_path / "work"), "PYTHONPATH": root}
     (tmp_path / "program.py").write_text(program)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "program.py")], env=environment, capture_output=True, text=True, timeout=60

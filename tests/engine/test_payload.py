@@ -486,5 +486,10 @@ def test_nested_local_calls_it_in_the_job(node: Node) -> None:
 
 def test_nested_submit_submits_a_job_of_its_own(node: Node) -> None:
     node.put_call(pack(calls_nested, [((1,), {})], "calls_nested"))
-    environment = {"CLUSTERJOBS_NESTED": "submit", "CLUSTERJOBS_WORKDIR": str(node.root / "inner")}
+    root = str(Path(payload.__file__).parents[2])
+    environment = {
+        "CLUSTERJOBS_NESTED": "submit",
+        "CLUSTERJOBS_WORKDIR": str(node.root / "inner"),
+        "PYTHONPATH": root,
+    }
     assert node.run(sys.executable, environment).value() == 2

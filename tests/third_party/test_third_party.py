@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -11,6 +12,15 @@ from pathlib import Path
 import pytest
 
 DESK = Path(__file__).parent / "desk"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ours_is_installed() -> None:
+    """Skip where this project is only on the path: its own entry point is then missing too."""
+    try:
+        importlib.metadata.distribution("pytest-clusterjobs")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("pytest-clusterjobs is not installed here")
 
 
 @pytest.fixture(scope="module")

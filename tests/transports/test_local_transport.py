@@ -166,17 +166,16 @@ def test_command_that_ends_leaves_its_caller_s_signals_alone(here: LocalTranspor
     assert shown.stdout == "True\n"
 
 
-def test_interrupt_while_a_command_runs_leaves_nothing_behind(token: str) -> None:
+def test_interrupt_while_a_command_runs_leaves_nothing_behind(token: str, tmp_path: Path) -> None:
     program = f"""
 from pytest_clusterjobs.transports.local import LocalTransport
-print("ready", flush=True)
-LocalTransport().run(["sh", "-c", "sleep 100; : {token}-child"], 60)
+LocalTransport().run(["sh", "-c", "touch {tmp_path}/up; sleep 100; : {token}-child"], 60)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    wait_for(lambda: processes_with(f"{token}-child"))
-    wait_for(lambda: len(processes_with(f"{token}-child")) >= 2)  # the program itself, and its child
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: (tmp_path / "up").exists() and stat.read_text().rpartition(")")[2].split()[0] == "S")  # it waits
     process.send_signal(2)
     _, stderr = process.communicate(timeout=20)
     assert b"KeyboardInterrupt" in stderr

@@ -23,6 +23,7 @@ trap 'cj_on_signal XCPU' XCPU
 [ -z "$cj_signal" ] || exit 143
 /usr/bin/python3 -u /work/node/start.py "$cj_dir" &
 cj_child=$!
+[ -z "$cj_signal" ] || cj_on_signal "$cj_signal"  # it came when the child had started and was not known yet
 while :; do
   wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
