@@ -89,6 +89,8 @@ class BackendSettings:
     python: str = ""
     #: What one scheduler alone needs to know, e.g. ``{"parallel_environment": "smp"}``; each backend lists its own.
     options: Mapping[str, str] = field(default_factory=dict)
+    #: Directives that contain one of these texts are left out of the script.
+    directives_skip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class Backend(ABC):
     capabilities: ClassVar[frozenset[Capability]]
     #: True: a query costs no command, and the listener is called at each change, so the engine need not poll.
     has_push: ClassVar[bool] = False
+    #: Names of the ``options`` of its settings that it knows; a profile with another one is refused.
+    option_names: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         self.transport = transport

@@ -118,6 +118,10 @@ class BatchBackend(Backend):
     id_pattern: ClassVar[re.Pattern[str]]
     #: How many ids go on one command line.
     ids_per_command: ClassVar[int] = 500
+    #: What a directive's line begins with, e.g. ``#SBATCH``.
+    directive_prefix: ClassVar[str] = ""
+    #: Directives, as their lines go on, without which a job could not be found again: never left out.
+    needed_directives: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def render_script(self, submission: Submission) -> str:
@@ -155,7 +159,7 @@ class BatchBackend(Backend):
 
     def submit(self, submission: Submission) -> Submitted:
         script = os.path.join(submission.directory, SCRIPT)
-        self.transport.write(script, self.render_script(submission).encode(), executable=True)
+        self.transport.write(script, self.without_skipped(self.render_script(submission)).encode(), executable=True)
         environment = environment_text(submission.spec.env).encode()
         self.transport.write(os.path.join(submission.directory, ENVIRONMENT), environment)
         argv = self.submit_argv(submission, script)
@@ -166,6 +170,30 @@ class BatchBackend(Backend):
             message = f"{argv[0]} did not answer within {self.settings.command_timeout_s:g} s"
             raise SubmitUnknown(message, self.name, command, error.stderr) from error
         return Submitted(self.parse_submit(result, len(submission.directories)), command)
+
+    def without_skipped(self, script: str) -> str:
+        """Leave the directives out of a script that ``settings.directives_skip`` names.
+
+        Raises:
+            SpecError: A text would leave out a directive by which the job is found again.
+        """
+        skipped, prefix = self.settings.directives_skip, self.directive_prefix
+        if not skipped or not prefix:
+            return script
+        kept: list[str] = []
+        is_head = True
+        for line in script.split("\n"):
+            is_head = is_head and line.startswith("#")
+            is_directive = is_head and line.startswith(f"{prefix} ")
+            found = next((text for text in skipped if text in line), None) if is_directive else None
+            if found is None:
+                kept.append(line)
+            elif line.removeprefix(prefix).lstrip().startswith(self.needed_directives or ("\0",)):
+                raise SpecError(
+                    f"directives_skip has {found!r}, which would leave out {line!r}: without it the job cannot be "
+                    "found again; write more of the directive that is meant"
+                )
+        return "\n".join(kept)
 
     def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
         result = self.run(self.poll_argv(name_prefix))

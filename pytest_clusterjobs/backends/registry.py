@@ -61,6 +61,16 @@ def create(name: str, transport: Transport, settings: BackendSettings) -> Backen
     return _factory(require(name))(transport, settings)
 
 
+def option_names(name: str) -> frozenset[str] | None:
+    """Give the names of the options that a backend's settings may hold; None where its factory does not tell.
+
+    Raises:
+        UnknownBackendError: There is none of that name.
+        ConfigError: A distribution announces it and it cannot be loaded.
+    """
+    return getattr(_factory(require(name)), "option_names", None)
+
+
 def _factory(name: str) -> BackendFactory:
     if name in _registered:
         return _registered[name]

@@ -116,6 +116,8 @@ class SlurmBackend(BatchBackend):
     )
     needed_variables: ClassVar[frozenset[str]] = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
     id_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[1-9]\d*(_\d+)?")
+    directive_prefix: ClassVar[str] = "#SBATCH"
+    needed_directives: ClassVar[tuple[str, ...]] = ("--job-name=", "--array=")
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         super().__init__(transport, settings)

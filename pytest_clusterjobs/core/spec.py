@@ -72,6 +72,8 @@ class JobSpec:
     keep: str | None = None
     #: False: the job sees only a baseline environment and ``env``, not the caller's.
     inherit_env: bool = True
+    #: Names of the fields that somebody gave, be it with a default's value: layers below do not change these.
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.cores, self.memory_bytes, self.partition, self.name, self.backend))
@@ -82,7 +84,7 @@ class JobSpec:
         asked = {
             item.name: getattr(self, item.name)
             for item in dataclasses.fields(self)
-            if item.name != "env" and getattr(self, item.name) != getattr(default, item.name)
+            if item.name not in ("env", "given") and getattr(self, item.name) != getattr(default, item.name)
         }
         return {"cores": self.cores, **asked, **({"env": sorted(self.env)} if self.env else {})}
 
@@ -150,7 +152,21 @@ def make_spec(
         "keep": _one_of("keep", keep, KEEP_POLICIES),
         "inherit_env": _truth("inherit_env", inherit_env),
     }
-    return dataclasses.replace(base or JobSpec(), **{key: value for key, value in given.items() if value is not None})
+    changes = {key: value for key, value in given.items() if value is not None}
+    base = base or JobSpec()
+    return dataclasses.replace(base, **changes, given=base.given.union(changes))
+
+
+def lay_over(defaults: JobSpec, spec: JobSpec) -> JobSpec:
+    """Lay a job's own settings over defaults: what nobody gave for the job is taken from them; ``env`` is merged."""
+    empty = JobSpec()
+    own = {
+        item.name: getattr(spec, item.name)
+        for item in dataclasses.fields(spec)
+        if item.name in spec.given or getattr(spec, item.name) != getattr(empty, item.name)
+    }
+    own.update(env={**defaults.env, **spec.env}, given=defaults.given | spec.given)
+    return dataclasses.replace(defaults, **own)
 
 
 #: The names that `make_spec` takes, in its order.

@@ -18,7 +18,7 @@ from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord
-from pytest_clusterjobs.core.spec import JobSpec
+from pytest_clusterjobs.core.spec import JobSpec, lay_over
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine import closing, probe, verdict
 from pytest_clusterjobs.engine.callbacks import Callbacks
@@ -437,14 +437,3 @@ class Run:
     def adopt_dead_worker(self, worker: str) -> list[str]:
         """Cancel what a worker of this run left when it was killed; gives the native ids."""
         return closing.adopt(self, worker)
-
-
-def lay_over(defaults: JobSpec, spec: JobSpec) -> JobSpec:
-    """Lay a job's own settings over defaults: what the job left at its default is taken from them."""
-    empty = JobSpec()
-    own = {
-        item.name: getattr(spec, item.name)
-        for item in dataclasses.fields(spec)
-        if getattr(spec, item.name) != getattr(empty, item.name)
-    }
-    return dataclasses.replace(defaults, **own)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_clusterjobs.core.errors import ClusterJobsError
-from pytest_clusterjobs.core.spec import JobSpec, make_spec
+from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.plugin import selection
 from pytest_clusterjobs.plugin.collecting import argument_names
 from pytest_clusterjobs.plugin.items import BACKEND, ITEM, TROUBLE, ClusterItem
@@ -105,8 +105,6 @@ def spec_of(known: ClusterItem) -> JobSpec:
     defaults = make_spec(**known.marks.resources)
     if known.function is None:
         return defaults
-    from pytest_clusterjobs.engine.run import lay_over
-
     return lay_over(defaults, known.function.spec)
 
 

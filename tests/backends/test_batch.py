@@ -15,6 +15,7 @@ import pytest
 
 from pytest_clusterjobs.backends.base import ENVIRONMENT, BackendInfo, BackendSettings, QueuedJob, Submission
 from pytest_clusterjobs.backends.batch import EXIT_MODULE, SCRIPT, BatchBackend, environment_text, shell_body
+from pytest_clusterjobs.backends.slurm import SlurmBackend
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
     CommandError,
@@ -427,3 +428,29 @@ def test_cancel_that_only_says_gone_is_no_error_and_another_is() -> None:
 def test_probe_that_fails_says_how(answer: CommandResult | Exception, said: str) -> None:
     with pytest.raises(BackendUnavailable, match=said):
         backend(answer)[0].check()
+
+
+# ---------------------------------------------------------------- directives_skip
+
+
+def skipping(*texts: str) -> SlurmBackend:
+    return SlurmBackend(LocalTransport(), BackendSettings(directives_skip=texts))
+
+
+SCRIPT_TEXT = (
+    "#!/bin/bash\n#SBATCH --job-name=cj-1\n#SBATCH --mem=5M\n#SBATCH --cpus-per-task=1\necho '#SBATCH --mem'\n"
+)
+
+
+def test_skipped_directives_are_left_out_and_no_other_line() -> None:
+    expected = "#!/bin/bash\n#SBATCH --job-name=cj-1\necho '#SBATCH --mem'\n"
+    assert skipping("--mem", "cpus-per").without_skipped(SCRIPT_TEXT) == expected
+
+
+def test_nothing_to_skip_leaves_the_script_as_it_is() -> None:
+    assert skipping().without_skipped(SCRIPT_TEXT) == skipping("--gres").without_skipped(SCRIPT_TEXT) == SCRIPT_TEXT
+
+
+def test_a_job_s_name_cannot_be_skipped() -> None:
+    with pytest.raises(SpecError, match=r"directives_skip has 'job'.*--job-name=cj-1.*cannot be found again"):
+        skipping("job").without_skipped(SCRIPT_TEXT)

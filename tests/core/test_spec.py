@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.core.errors import SpecError, UnknownArgumentError
-from pytest_clusterjobs.core.spec import KEEP_POLICIES, SPEC_ARGUMENTS, JobSpec, make_spec
+from pytest_clusterjobs.core.spec import KEEP_POLICIES, SPEC_ARGUMENTS, JobSpec, lay_over, make_spec
 from pytest_clusterjobs.core.units import DURATION_FORMS, MEMORY_FORMS
 
 
@@ -231,3 +231,27 @@ class TestJobSpec:
     def test_every_quantity_carries_its_unit(self) -> None:
         names = [item.name for item in dataclasses.fields(JobSpec)]
         assert not [name for name in names if re.fullmatch(r"(memory|time|timeout|queue_timeout|time_limit)", name)]
+
+
+@pytest.mark.parametrize(
+    ("below", "own", "expected"),
+    [
+        ({"cores": 4}, {}, 4),
+        ({"cores": 4}, {"cores": 2}, 2),
+        ({"cores": 4}, {"cores": 1}, 1),  # a default's value that was written is a wish
+    ],
+)
+def test_what_was_given_lies_over_defaults_and_what_was_not_does_not(
+    below: dict[str, int], own: dict[str, int], expected: int
+) -> None:
+    assert lay_over(make_spec(None, **below), make_spec(None, **own)).cores == expected
+
+
+def test_environments_of_two_layers_are_merged() -> None:
+    merged = lay_over(make_spec(env={"A": "1", "B": "1"}), make_spec(env={"B": "2"}))
+    assert merged.env == {"A": "1", "B": "2"}
+
+
+def test_what_was_given_is_told_by_no_record_and_changes_no_equality() -> None:
+    assert make_spec(cores=1) == make_spec()
+    assert "given" not in make_spec(cores=1, qos="high").to_dict()

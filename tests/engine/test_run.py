@@ -10,9 +10,9 @@ import pytest
 
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import PayloadError, SpecError, UnknownBackendError, UsageError
-from pytest_clusterjobs.core.spec import JobSpec, make_spec
+from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.run import Run, lay_over
+from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
 
 if TYPE_CHECKING:
