@@ -155,7 +155,7 @@ def test_time_limit_ends_children_of_children_that_ignore_signals(here: LocalTra
 def test_time_limit_holds_where_a_child_has_left_the_group_and_kept_the_pipe(here: LocalTransport, token: str) -> None:
     started = time.monotonic()
     with pytest.raises(CommandTimeout):
-        here.run(["sh", "-c", f"setsid sh -c 'sleep 100; : {token}' & sleep 100"], 0.3)
+        here.run(["sh", "-c", f"setsid sh -c 'while :; do sleep 0.1; done; : {token}' & sleep 100"], 0.3)
     assert time.monotonic() - started < 15
 
 
