@@ -178,9 +178,9 @@ def _decorate(function: Any, spec: JobSpec) -> ClusterFunction[..., Any]:
 def _checked(options: dict[str, Any], base: JobSpec | None) -> JobSpec:
     spec = make_spec(base, **options)
     if options.get("backend") is not None:
-        from pytest_clusterjobs.backends import registry
+        from pytest_clusterjobs.engine import current
 
-        registry.require(options["backend"])
+        current.require(options["backend"])
     return spec
 
 

@@ -59,7 +59,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "pytest": ("plugin/", "testing/"),
     "rich": ("cli/", "plugin/live.py"),
     "xdist": ("plugin/xdist.py",),
-    "yaml": ("config/profiles.py",),
+    "yaml": ("config/files.py",),
 }
 #: Those that may be imported when a module of these folders is; all others only inside the function that needs them.
 EARLY = {"pytest": ("plugin/", "testing/"), "pluggy": ("plugin/",), "click": ("cli/",)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 
 import click
 
 from pytest_clusterjobs.backends import registry
+from pytest_clusterjobs.config.layers import Sourced
 from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.engine.configured import Configured
 from pytest_clusterjobs.engine.probe import Probe
 from pytest_clusterjobs.engine.run import Run
 
@@ -18,13 +21,14 @@ from pytest_clusterjobs.engine.run import Run
 @click.argument("backends", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def check(backends: tuple[str, ...], as_json: bool) -> None:
-    """Ask BACKENDS, or all, whether they can be used from here.
+    """Ask BACKENDS, which may be profiles, or all backends, whether they can be used from here.
 
     Exits with 0 when all those named can, or, without a name, when any can; else with 1.
     """
-    chosen = [registry.require(name) for name in backends] or list(registry.names())
+    configured = Configured(os.getcwd(), {"workdir": Sourced("", ""), "max_jobs": Sourced(None, "")})
+    chosen = [configured.require(name) for name in backends] or list(registry.names())
     with tempfile.TemporaryDirectory(prefix="clusterjobs-check-") as folder:
-        run = Run(Settings(workdir=folder))
+        run = Run(Settings(workdir=folder), places=configured.place)
         probes = [run.probe(name) for name in chosen]
         run.close()
     if as_json:

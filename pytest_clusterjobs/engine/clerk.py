@@ -370,7 +370,7 @@ class Clerk:
 
     @property
     def _grace_s(self) -> float:
-        return self._run.settings.lost_after_s
+        return self._run.lost_after_s(self._backend)
 
     def _by_scheduler(self, tracked: Tracked, status: JobStatus) -> verdict.Verdict:
         if tracked.cancel_reason is not None and status.state is not JobState.COMPLETED:

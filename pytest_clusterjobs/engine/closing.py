@@ -48,7 +48,7 @@ def close(run: Run, report: CloseReport) -> None:
         ids = [tracked.job.native_id for tracked in left if tracked.backend is backend and tracked.accepted is not None]
         if backend.has_push:
             _guarded(report, backend, ids)
-        elif any(record.backend == backend.name for record in run.records):
+        elif any(record.backend == run.place_of(backend).name for record in run.records):
             _guarded(report, backend, ids)
             report.leaked += wait_until_gone(backend, report.problems, own_prefix(run))
     run.settle()

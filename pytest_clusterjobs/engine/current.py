@@ -13,6 +13,7 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 
 _provider: Callable[[], Run] | None = None
+_require: Callable[[str], str] | None = None
 _refusal: str | None = None
 
 
@@ -21,10 +22,9 @@ def current() -> Run:
     if _provider is None:
         import atexit
 
-        from pytest_clusterjobs.config.settings import Settings
-        from pytest_clusterjobs.engine.run import Run
+        from pytest_clusterjobs.engine.configured import open_run
 
-        run = Run(Settings())
+        run = open_run()
         atexit.register(run.close)
         provide(lambda: run)
         return run
@@ -35,6 +35,32 @@ def provide(provider: Callable[[], Run] | None) -> Callable[[], Run] | None:
     """Say what gives the active run, when it is needed; gives what gave it before."""
     global _provider
     previous, _provider = _provider, provider
+    return previous
+
+
+def require(name: str) -> str:
+    """Give the name of a backend or a profile back, as the active run's configuration knows it.
+
+    Raises:
+        UnknownBackendError: There is neither.
+    """
+    from pytest_clusterjobs.backends import registry
+    from pytest_clusterjobs.core.errors import UnknownBackendError
+
+    try:
+        return registry.require(name)
+    except UnknownBackendError:
+        if _require is not None:
+            return _require(name)
+        from pytest_clusterjobs.engine.configured import standalone
+
+        return standalone().require(name)
+
+
+def provide_names(checker: Callable[[str], str] | None) -> Callable[[str], str] | None:
+    """Say what knows the names of profiles; gives what knew them before."""
+    global _require
+    previous, _require = _require, checker
     return previous
 
 

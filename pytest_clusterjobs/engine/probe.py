@@ -23,16 +23,17 @@ class Probe:
     reason: str
 
 
-def ask(backend: Backend) -> Probe:
-    """Ask a backend."""
+def ask(backend: Backend, name: str = "") -> Probe:
+    """Ask a backend, which may go by a profile's name."""
+    name = name or backend.name
     try:
-        return Probe(backend.name, True, backend.check(), "")
+        return Probe(name, True, backend.check(), "")
     except BackendError as error:
         stderr = error.stderr.strip().splitlines()
         said = f" ({stderr[-1]})" if stderr else ""
-        return Probe(backend.name, False, None, f"{backend.name}: {error.args[0]}{said}")
+        return Probe(name, False, None, f"{name}: {error.args[0]}{said}")
     except ClusterJobsError as error:
-        return Probe(backend.name, False, None, f"{backend.name}: {error}")
+        return Probe(name, False, None, f"{name}: {error}")
 
 
 def from_json(kept: dict[str, Any]) -> Probe:

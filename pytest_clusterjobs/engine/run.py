@@ -14,8 +14,9 @@ from typing import Any
 
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Backend, BackendSettings, Capability, Submission
+from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import UsageError
+from pytest_clusterjobs.core.errors import ConfigError, UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.spec import JobSpec, lay_over
@@ -50,6 +51,10 @@ class _Made:
     depends_on: tuple[Job[Any], ...]
 
 
+def _backend_alone(name: str) -> Place:
+    return Place(registry.require(name), name)
+
+
 class Run:
     """Submits jobs, watches them, and leaves nothing behind. Any thread may use it; nothing happens before its use.
 
@@ -58,6 +63,7 @@ class Run:
         run_id: Eight hexadecimal digits, the same for all workers of a run; None makes new ones.
         worker: This process's part of the run: "main", or an xdist worker's name.
         clock: Gives the time in seconds that limits and questions go by.
+        places: Gives what the name of a backend or a profile means, or raises `UnknownBackendError`.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Run:
         run_id: str | None = None,
         worker: str = "main",
         clock: Callable[[], float] = time.monotonic,
+        places: Callable[[str], Place] = _backend_alone,
     ) -> None:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
@@ -85,6 +92,8 @@ class Run:
         self.callbacks = Callbacks()
         #: Its share of the limit on jobs.
         self.room = Room(self.store, settings.max_jobs)
+        self._find_place = places
+        self._places: dict[str, Place] = {}
         self._backends: dict[str, Backend] = {}
         self._clerks: dict[str, Clerk] = {}
         self._monitor = Monitor(self, clock)
@@ -136,20 +145,45 @@ class Run:
 
     def select(self, backend: str | None, test_id: str = "", defaults: JobSpec | None = None) -> None:
         """Say where jobs from now on go unless they name a backend, for which test, and above which settings."""
-        self._selected = registry.require(backend) if backend else DEFAULT_BACKEND
+        self._selected = self.place(backend).name if backend else DEFAULT_BACKEND
         self._test_id, self._defaults = test_id, defaults
         self.ledger.jobs = self.jobs_of(test_id)
 
+    def place(self, name: str) -> Place:
+        """Give what the name of a backend or a profile means.
+
+        Raises:
+            UnknownBackendError: There is neither.
+        """
+        if name not in self._places:
+            self._places[name] = self._find_place(name)
+        return self._places[name]
+
+    def place_of(self, backend: Backend) -> Place:
+        """Give the place that one of the run's backends is for."""
+        return next(self.place(name) for name, each in self._backends.items() if each is backend)
+
+    def lost_after_s(self, backend: Backend) -> float:
+        """Give the seconds that a job of a backend may be unknown to every source before it counts as lost."""
+        own = self.place_of(backend).lost_after_s
+        return self.settings.lost_after_s if own is None else own
+
     def backend(self, name: str) -> Backend:
-        """Give the run's backend of that name.
+        """Give the run's backend of that name, or of a profile's.
 
         Raises:
             UnknownBackendError: There is none.
         """
         with self.ledger.lock:
             if name not in self._backends:
-                settings = BackendSettings(self.settings.command_timeout_s, self.settings.python)
-                backend = registry.create(name, LocalTransport(), settings)
+                place = self.place(name)
+                settings = BackendSettings(
+                    place.command_timeout_s or self.settings.command_timeout_s,
+                    place.python or self.settings.python,
+                    place.options,
+                    place.directives_skip,
+                )
+                backend = registry.create(place.backend, LocalTransport(), settings)
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
                 self._clerks[name] = Clerk(self, backend, self._clock)
@@ -166,7 +200,7 @@ class Run:
             self.store.open()
             with self.store.locked(f"probe-{name}"):
                 kept = self.store.read_shared(f"probe-{name}.json") if self.has_other_workers else None
-                answer = probe.from_json(kept) if kept else probe.ask(backend)
+                answer = probe.from_json(kept) if kept else probe.ask(backend, name)
                 if self.has_other_workers and not kept:
                     self.store.write_shared(f"probe-{name}.json", dataclasses.asdict(answer))
             self._probes[name] = answer
@@ -262,12 +296,27 @@ class Run:
     def _make_job(self, work: Work, depends_on: Sequence[Job[Any]]) -> _Made:
         spec = work.spec if self._defaults is None else lay_over(self._defaults, work.spec)
         work = dataclasses.replace(work, spec=spec)
-        backend = registry.require(spec.backend or self._selected)
+        place = self.place(spec.backend or self._selected)
+        self._refuse_other(place)
+        if place.defaults is not None:
+            spec = lay_over(place.defaults, spec)
+            work = dataclasses.replace(work, spec=spec)
+        backend = place.name
         record = JobRecord("", self.run_id, "", backend, spec, "", work.label, test_id=self._test_id)
         job: Job[Any] = Job(self, record, is_command=work.function is None)
         if depends_on:
             record.detail = "waits for " + ", ".join(other.record.name for other in depends_on)
         return _Made(job, work, backend, tuple(depends_on))
+
+    def _refuse_other(self, place: Place) -> None:
+        """Raise `ConfigError` where a profile wants something else of the run than it has."""
+        for key in ("workdir", "max_jobs"):
+            own, ours = getattr(place, key), getattr(self.settings, key)
+            if own is not None and own != ours:
+                raise ConfigError(
+                    f"the profile {place.name!r} has {key}={own!r}, and this run has {ours!r}; it is one for the whole "
+                    f"run: select the profile for it with --cluster={place.name}, or give CLUSTERJOBS_{key.upper()}"
+                )
 
     def _submit_groups(self, made: Sequence[_Made], max_concurrent: int | None) -> None:
         groups: dict[tuple[str, JobSpec, tuple[Job[Any], ...]], list[_Made]] = {}
@@ -280,7 +329,7 @@ class Run:
     def _submit_group(self, members: Sequence[_Made], max_concurrent: int | None) -> None:
         name = members[0].backend
         backend, clerk = self.backend(name), self._clerks[name]
-        limit = self._array_limit(backend) if len(members) > 1 else 1
+        limit = self._array_limit(backend, name) if len(members) > 1 else 1
         limit = min(limit, self.settings.max_jobs or limit)
         self.store.open()
         batches = [
@@ -296,9 +345,9 @@ class Run:
         if clerk.waiting():
             clerk.start()
 
-    def _array_limit(self, backend: Backend) -> int:
+    def _array_limit(self, backend: Backend, name: str) -> int:
         """Give the most jobs of one array: the probe knows, whichever worker made it."""
-        known = self._probes.get(backend.name)
+        known = self._probes.get(name)
         return (known and known.info and known.info.array_limit) or backend.array_limit()
 
     def _make_batch(self, backend: Backend, members: Sequence[_Made], max_concurrent: int | None) -> Batch:
@@ -323,7 +372,7 @@ class Run:
             directory=directory,
             markers=tuple(self.store.mark(job_id) for job_id in ids),
             runner=self.store.runner,
-            python=self.settings.python,
+            python=self.place(members[0].backend).python or self.settings.python,
             environment=inherited_environment(spec.inherit_env),
             max_concurrent=max_concurrent,
         )
@@ -384,7 +433,7 @@ class Run:
 
     def ask_scheduler(self, tracked: Tracked) -> None:
         """Have the scheduler asked about a job soon."""
-        self._clerks[tracked.backend.name].wake()
+        self._clerks[tracked.job.record.backend].wake()
 
     def accepted(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
         """Take note that the scheduler has accepted a batch."""
@@ -401,7 +450,7 @@ class Run:
 
     def _is_being_submitted(self, tracked: Tracked) -> bool:
         """Tell whether the scheduler may already have the job: a submit command runs, or its reply was lost."""
-        for batch in self._clerks[tracked.backend.name].waiting():
+        for batch in self._clerks[tracked.job.record.backend].waiting():
             if tracked in batch.members:
                 return batch.has_room and (batch.tries == 0 or batch.lost_since is not None)
         return True

@@ -61,8 +61,14 @@ class Activation:
         self.begin()
 
     def begin(self) -> Ending:
-        """Register what runs and reports cluster tests. Idempotent; not before pytest is configured."""
+        """Register what runs and reports cluster tests. Idempotent; not before pytest is configured.
+
+        Raises:
+            pytest.UsageError: A configuration file is wrong, and a cluster was asked for.
+        """
         if self._ending is None:
+            if self.session.is_asked:
+                self.session.check_files()
             self._ending = self._register()
         return self._ending
 

@@ -12,6 +12,7 @@ from pytest_clusterjobs.plugin.values import LOCAL, SPECIAL_WORDS, Values, read
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.config.settings import Settings
+    from pytest_clusterjobs.engine.configured import Configured
     from pytest_clusterjobs.engine.probe import Probe
     from pytest_clusterjobs.engine.run import Run
     from pytest_clusterjobs.plugin.selection import Selection
@@ -44,6 +45,7 @@ class ClusterSession:
         self.kept: list[str] = []
         #: The backends that were asked.
         self.probes: dict[str, Probe] = {}
+        self._configured: Configured | None = None
         self._run: Run | None = None
         self._selection: Selection | None = None
         self._known: tuple[str, ...] | None = None
@@ -64,22 +66,50 @@ class ClusterSession:
             self._known = registry.names()
         return self._known
 
+    @property
+    def configured(self) -> Configured:
+        """What the configuration files say, below the options."""
+        if self._configured is None:
+            from pytest_clusterjobs.config.layers import Sourced
+            from pytest_clusterjobs.engine.configured import WITH_VARIABLE, Configured
+
+            values = self.values
+            above = {
+                name: Sourced(getattr(values, name), values.sources[name])
+                for name in WITH_VARIABLE
+                if name in values.sources
+            }
+            self._configured = Configured(str(self.config.rootpath), above, lambda: self.known)
+        return self._configured
+
+    def check_files(self) -> None:
+        """Read the configuration files, if there are any.
+
+        Raises:
+            pytest.UsageError: Something is wrong in them; all of it is in the message.
+        """
+        from pytest_clusterjobs.core.errors import ConfigError
+
+        try:
+            _ = self.configured.configuration
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+
     def require(self, name: str) -> str:
-        """Give the name of a backend back.
+        """Give the name of a backend or a profile back.
 
         Raises:
             UnknownBackendError: There is none of that name.
         """
-        from pytest_clusterjobs.backends import registry
-
-        return name if name in self.known else registry.require(name)
+        return name if name in self.known else self.configured.require(name)
 
     def check_names(self) -> None:
         """Check the names that were given by option, variable or ini file.
 
         Raises:
-            pytest.UsageError: There is no such backend.
+            pytest.UsageError: There is no such backend or profile.
         """
+        self.check_files()
         from pytest_clusterjobs.core.errors import UnknownBackendError
         from pytest_clusterjobs.core.naming import nearest
 
@@ -87,9 +117,11 @@ class ClusterSession:
             try:
                 self.require(name)
             except UnknownBackendError:
-                words = (*self.known, *(SPECIAL_WORDS if source == self.values.cluster_source else ()))
+                profiles = self.configured.profiles
+                words = (*self.known, *profiles, *(SPECIAL_WORDS if source == self.values.cluster_source else ()))
+                what = "backend or profile" if profiles else "backend"
                 raise pytest.UsageError(
-                    f"{source}: no backend named {name!r}; known: {', '.join(words)}{nearest(name, words)}"
+                    f"{source}: no {what} named {name!r}; known: {', '.join(words)}{nearest(name, words)}"
                 ) from None
 
     def _given_names(self) -> list[tuple[str, str]]:
@@ -134,22 +166,28 @@ class ClusterSession:
         """What was asked for, in the engine's words.
 
         Raises:
-            pytest.UsageError: The work directory has a name that jobs cannot use.
+            pytest.UsageError: The work directory has a name that jobs cannot use, or a configuration file is wrong.
         """
+        self.check_files()
         from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
         from pytest_clusterjobs.core.errors import ConfigError
 
-        values = self.values
+        values, named = self.values, [word for word in self.values.cluster if word not in SPECIAL_WORDS]
+        try:
+            own = self.configured.of_the_run(named or [values.default])
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
         try:
             return Settings(
-                workdir=values.workdir or os.path.join(self.config.rootpath, WORKDIR_NAME),
+                workdir=values.workdir or own.get("workdir") or os.path.join(self.config.rootpath, WORKDIR_NAME),
                 keep=values.keep,
-                max_jobs=values.max_jobs,
+                max_jobs=values.max_jobs or own.get("max_jobs"),
                 timeout_s=values.timeout,
                 queue_timeout_s=values.queue_timeout,
             )
         except ConfigError as error:
-            raise pytest.UsageError(f"--cluster-workdir: {error}") from None
+            source = "--cluster-workdir" if values.workdir or "workdir" not in own else "workdir of a profile"
+            raise pytest.UsageError(f"{source}: {error}") from None
 
     @property
     def files_directory(self) -> str:
@@ -167,7 +205,9 @@ class ClusterSession:
         if self._run is None:
             from pytest_clusterjobs.engine.run import Run
 
-            self._run = Run(self.settings, run_id=self.run_id, worker=self.worker)
+            self._run = Run(
+                self.settings, run_id=self.run_id, worker=self.worker, places=lambda name: self.configured.place(name)
+            )
             # It may be a test's body that calls a decorated function first.
             self.select_for_calls(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0])
             for callback in self.on_start:

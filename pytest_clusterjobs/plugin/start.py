@@ -31,6 +31,7 @@ class Start:
         self._activation: Activation | None = None
         # A call of a decorated function, be it the first and in the middle of a test, finds this session's run.
         self._before = current.provide(lambda: self._active().session.run)
+        self._names_before = current.provide_names(lambda name: self._active().session.require(name))
         if given(config):
             self._active().check_options()
 
@@ -84,6 +85,7 @@ class Start:
     def pytest_unconfigure(self) -> None:
         """Let go of the engine: a pytest that runs this one in its own process has a run too."""
         current.provide(self._before)
+        current.provide_names(self._names_before)
 
 
 def _concerns(node: pytest.Item, function: object, fixturenames: Sequence[str]) -> bool:

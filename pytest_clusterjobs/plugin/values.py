@@ -6,7 +6,7 @@ A wrong value is a `pytest.UsageError` that names the place it came from, the al
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
@@ -67,6 +67,8 @@ class Values(NamedTuple):
     report: str = ""
     #: Boot throw-away clusters around the run.
     up: bool = False
+    #: Where each of these that was given comes from.
+    sources: Mapping[str, str] = {}
 
 
 def read(config: pytest.Config) -> Values:
@@ -78,7 +80,8 @@ def read(config: pytest.Config) -> Values:
     found = {name: Given(*each) for name, each in given(config).items()}
     parsed = {name: _PARSERS[name](each) for name, each in found.items()}
     source = found["cluster"].source if "cluster" in found else ""
-    return Values(**{"cluster_source": source, **parsed})
+    sources = {name: each.source for name, each in found.items()}
+    return Values(**{"cluster_source": source, "sources": sources, **parsed})
 
 
 # ---------------------------------------------------------------- what each value must be
