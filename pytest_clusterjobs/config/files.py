@@ -83,7 +83,7 @@ def _project_file(start: str) -> list[str]:
         found = [path for path in (os.path.join(folder, FILE_NAME),) if os.path.isfile(path)]
         if not found and os.path.isfile(other := os.path.join(folder, "clusterjobs.yml")):
             raise ConfigError(f"{other}: the file must be named {FILE_NAME}")
-        if _has_table(toml := os.path.join(folder, "pyproject.toml")):
+        if has_table(toml := os.path.join(folder, "pyproject.toml")):
             found.append(toml)
         if len(found) > 1:
             raise ConfigError(f"{found[0]} and [tool.clusterjobs] in {found[1]} are two files of one project; keep one")
@@ -107,14 +107,19 @@ def _upwards(start: str) -> Iterator[str]:
         folder = os.path.dirname(folder)
 
 
-def _has_table(path: str) -> bool:
+def has_table(path: str) -> bool:
+    """Tell whether a ``pyproject.toml`` has the table ``tool.clusterjobs``.
+
+    Raises:
+        ConfigError: It is no TOML.
+    """
     try:
         with open(path, "rb") as file:
             if b"clusterjobs" not in file.read():
                 return False
     except OSError:
         return False
-    return bool(_table_of(_parse_toml(path, _text_of(path))) is not None)
+    return _table_of(_parse_toml(path, _text_of(path))) is not None
 
 
 # ---------------------------------------------------------------- what stands in them

@@ -91,6 +91,13 @@ class Configuration:
                 return each
         return name if name in self._backends else ""
 
+    def shared(self) -> dict[str, Sourced]:
+        """Give what counts for every backend and profile, as `settings` does."""
+        found: dict[str, Sourced] = {}
+        for document in self._documents:
+            found.update(_flat(document, ("defaults",)))
+        return found
+
     def settings(self, name: str) -> dict[str, Sourced]:
         """Give what counts for a backend or a profile: by key, and ``env.NAME`` and ``options.NAME``.
 
@@ -101,9 +108,8 @@ class Configuration:
         backend = self.backend_of(name)
         line = self._line_of(name)
         below = [backend] if backend in self.profiles and backend not in line else []
-        found = {"backend": Sourced(backend, "the profile's name" if name in self._backends else "")}
-        for document in self._documents:
-            found.update(_flat(document, ("defaults",)))
+        found = {"backend": Sourced(backend, "its name")}
+        found.update(self.shared())
         for each in [*below, *line]:
             for document in self._documents:
                 found.update(_flat(document, ("profiles", each)))

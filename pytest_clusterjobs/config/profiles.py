@@ -191,6 +191,9 @@ def _models() -> Any:
 def schema() -> dict[str, Any]:
     """Give the JSON schema of a file, for editors."""
     found: dict[str, Any] = _models().model_json_schema()
+    for model in found["$defs"].values():
+        for each in model["properties"].values():  # an absent key is no null
+            del each["default"], each["title"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 

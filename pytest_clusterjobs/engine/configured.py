@@ -59,6 +59,28 @@ class Configured:
         own = self.configuration.profiles if self.configuration else ()
         return tuple(name for name in own if name not in self._known())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all profiles, those that change a backend too."""
+        return self.configuration.profiles if self.configuration else ()
+
+    def effective(self, name: str | None = None) -> dict[str, Sourced]:
+        """Give what counts for a backend or a profile, or for all of them, with defaults and what lies above the files.
+
+        Raises:
+            UnknownBackendError: There is no such backend or profile.
+        """
+        if name is not None:
+            self.require(name)
+        found = {key: Sourced(value, "default") for key, value in _defaults().items()}
+        if self.configuration is not None:
+            found.update(self.configuration.shared() if name is None else self.configuration.settings(name))
+        elif name is not None:
+            found["backend"] = Sourced(name, "its name")
+        found.update(self.above)
+        first = {key: found.pop(key) for key in ("backend",) if key in found}
+        return {**first, **dict(sorted(found.items()))}
+
     def require(self, name: str) -> str:
         """Give the name of a backend or a profile back.
 
@@ -126,6 +148,22 @@ def from_environment() -> dict[str, Sourced]:
         if text := os.environ.get(name):
             found[key] = Sourced(_checked(key, name, text), name)
     return found
+
+
+def _defaults() -> dict[str, Any]:
+    from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
+
+    settings = Settings(workdir=os.path.abspath(WORKDIR_NAME))
+    return {
+        "command_timeout": settings.command_timeout_s,
+        "cores": 1,
+        "gpus": 0,
+        "keep": settings.keep,
+        "lost_after": settings.lost_after_s,
+        "nodes": 1,
+        "python": settings.python,
+        "workdir": settings.workdir,
+    }
 
 
 def _checked(key: str, name: str, text: str) -> Any:
