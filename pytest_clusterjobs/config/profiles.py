@@ -205,7 +205,11 @@ def problems(document: Document) -> list[str]:
     try:
         _models().model_validate(document.data)
     except ValidationError as error:
-        found += [_worded(document, each) for each in error.errors(include_url=False, include_input=False)]
+        found += [
+            _worded(document, each)
+            for each in error.errors(include_url=False, include_input=False)
+            if each["type"] != "invalid_key" and each["loc"][-1] != "[key]"  # the document's own problems have it
+        ]
     return list(dict.fromkeys([*found, *_about_names(document)]))
 
 
