@@ -216,6 +216,11 @@ class Backend(ABC):
         """Give the largest number of jobs in one array; 1 where there are no arrays. May ask the scheduler once."""
         return 1
 
+    def element_ids(self, native_id: str, count: int) -> tuple[str, ...]:
+        """Give the ids of all ``count`` elements of an array, in order, from that of any one of them."""
+        array, separator, _ = native_id.rpartition("_")
+        return tuple(f"{array}{separator}{index}" for index in range(count))
+
     def set_listener(self, listener: Callable[[str], None]) -> None:  # noqa: B027 - only backends with push have one
         """Have ``listener(native_id)`` called, from any thread, whenever a job changes. Backends with push only."""
 

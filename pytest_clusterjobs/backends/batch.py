@@ -55,13 +55,22 @@ while :; do
 done"""
 
 
-def shell_body(submission: Submission, native_id: str, index: str) -> list[str]:
+def shell_body(
+    submission: Submission,
+    native_id: str,
+    index: str,
+    *,
+    claimed: Sequence[str] = (),
+    reserved_codes: Sequence[int] = (),
+) -> list[str]:
     """Give the lines of a job script below its directives, for bash.
 
     Args:
         submission: What is run.
         native_id: A shell expression for the scheduler's id of this very job.
         index: A shell expression for the element's number in an array, from 0.
+        claimed: Lines for the one copy that runs, before all others; ``$cj_dir`` is the job's directory.
+        reserved_codes: Exit codes that mean something else to the scheduler: to it they become 1, to us they stay.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -79,7 +88,8 @@ def shell_body(submission: Submission, native_id: str, index: str) -> list[str]:
         '  read -r cj_owner <"$cj_dir/claim" && [ "$cj_owner" = "$CLUSTERJOBS_NATIVE_ID" ] || exit 0',
         "}",
         "set +C",
-        """trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT""",
+        _at_exit(reserved_codes),
+        *claimed,
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
         _RUN,
@@ -95,6 +105,14 @@ def shell_body(submission: Submission, native_id: str, index: str) -> list[str]:
     if submission.spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
     return [*lines, 'exit "$cj_code"']
+
+
+def _at_exit(reserved_codes: Sequence[int]) -> str:
+    if not reserved_codes:
+        return """trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT"""
+    codes = "|".join(str(code) for code in reserved_codes)
+    mark = 'cj_end=$?; printf %s "${cj_code:-$cj_end}" >"$cj_mark"'
+    return f"""trap '{mark}; case "$cj_end" in {codes}) exit 1 ;; esac' EXIT"""
 
 
 def environment_text(environment: Mapping[str, str]) -> str:
@@ -153,6 +171,10 @@ class BatchBackend(Backend):
     def cancel_argv(self, native_ids: Sequence[str]) -> list[str]:
         """Give the command that cancels jobs. Pure."""
 
+    def job_environment(self, submission: Submission) -> Mapping[str, str]:
+        """Give the variables that the script itself sets, from a file. Pure."""
+        return submission.spec.env
+
     @abstractmethod
     def is_harmless_cancel(self, stderr: str) -> bool:
         """Tell whether a failed cancel command only says that a job has ended already. Pure."""
@@ -160,7 +182,7 @@ class BatchBackend(Backend):
     def submit(self, submission: Submission) -> Submitted:
         script = os.path.join(submission.directory, SCRIPT)
         self.transport.write(script, self.without_skipped(self.render_script(submission)).encode(), executable=True)
-        environment = environment_text(submission.spec.env).encode()
+        environment = environment_text(self.job_environment(submission)).encode()
         self.transport.write(os.path.join(submission.directory, ENVIRONMENT), environment)
         argv = self.submit_argv(submission, script)
         command = shlex.join(argv)
@@ -207,7 +229,7 @@ class BatchBackend(Backend):
         ids = sorted(native_ids)
         for start in range(0, len(ids), self.ids_per_command):
             result = self.run(self.cancel_argv(ids[start : start + self.ids_per_command]))
-            if result.returncode and not self.is_harmless_cancel(result.stderr):
+            if result.returncode and not self.is_harmless_cancel(result.stderr or result.stdout):
                 self.require_success(result, "cannot cancel jobs")
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CommandResult:

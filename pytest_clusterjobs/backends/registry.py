@@ -20,6 +20,7 @@ ENTRY_POINT_GROUP = "pytest_clusterjobs.backends"
 _BUILT_IN = {
     "local": "pytest_clusterjobs.backends.local:LocalBackend",
     "slurm": "pytest_clusterjobs.backends.slurm:SlurmBackend",
+    "sge": "pytest_clusterjobs.backends.sge:SgeBackend",
 }
 _registered: dict[str, BackendFactory] = {}
 

@@ -187,7 +187,9 @@ class Clerk:
             return
         ids = [native_id for native_id, queued in found.items() if queued.name == name]
         if ids:
-            self._accept(batch, _in_order(ids, batch), "(its reply was lost; found by its name)")
+            is_array, count = batch.submission.is_array, len(batch.members)
+            found_ids = self._backend.element_ids(ids[0], count) if is_array else (ids[0],)
+            self._accept(batch, found_ids, "(its reply was lost; found by its name)")
             return
         batch.absences += 1
         batch.try_at = now + _RETRY_S
@@ -340,7 +342,7 @@ class Clerk:
             if tracked.started is not None or tracked.code is not None:
                 run.ledger.note_requeue(tracked, status)
             if status.is_hopeless and tracked.cancel_reason is None:
-                run.cancel_tracked(tracked, ExitReason.NEVER_STARTS, status.detail)
+                run.cancel_tracked(tracked, status.reason or ExitReason.NEVER_STARTS, status.detail)
         elif tracked.unexplained_since is not None and now - tracked.unexplained_since > _EXPLAIN_S:
             run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
 
@@ -387,14 +389,6 @@ def _may_have_left_more(tracked: Tracked, status: JobStatus) -> bool:
 
 def _completed(job: Any) -> bool:
     return bool(job.record.state is JobState.COMPLETED)
-
-
-def _in_order(native_ids: list[str], batch: Batch) -> tuple[str, ...]:
-    """Order found ids as the elements are; those of elements that are not shown follow from the array's id."""
-    if not batch.submission.is_array:
-        return (native_ids[0],)
-    array, separator, _ = min(native_ids).rpartition("_")
-    return tuple(f"{array}{separator}{index}" for index in range(len(batch.members)))
 
 
 def _queued_to(queued: QueuedJob) -> list[Any]:
