@@ -45,3 +45,27 @@ def slurm(slurm_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> Run
     for variable, value in slurm_cluster.environment.items():
         monkeypatch.setenv(variable, value)
     return slurm_cluster
+
+
+@pytest.fixture(scope="session")
+def sge_cluster() -> Iterator[RunningCluster]:
+    """Give a real Grid Engine of 16 slots."""
+    name = f"lane-{os.getpid()}"
+    try:
+        cluster = base.up("sge", name=name, slots=16, queues=["short.q:00:10:00"])
+    except ClusterBootError as error:
+        if "sge" in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
+            raise
+        pytest.skip(f"the sge lane cannot start: {error}")
+    try:
+        yield cluster
+    finally:
+        base.down("sge", name)
+
+
+@pytest.fixture
+def sge(sge_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Give the lane's Grid Engine, with this process's environment pointing to it."""
+    for variable, value in sge_cluster.environment.items():
+        monkeypatch.setenv(variable, value)
+    return sge_cluster

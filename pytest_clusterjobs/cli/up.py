@@ -21,6 +21,7 @@ from pytest_clusterjobs.core.units import parse_memory
 #: Kind -> (where its command is, its line in --help).
 KINDS = {
     "slurm": ("pytest_clusterjobs.cli.up:slurm", "A controller and several nodes, from the distribution's packages."),
+    "sge": ("pytest_clusterjobs.cli.up:sge", "Grid Engine: a queue master and a host, from the same."),
 }
 
 
@@ -60,6 +61,24 @@ def slurm(name: str, memory: str | None, **options: Any) -> None:
     if memory is not None:
         asked["memory_bytes"] = parse_memory(memory)
     _start("slurm", name, asked)
+
+
+@up.command()
+@click.option("--name", default="default", show_default=True, help="Tells several clusters apart.")
+@click.option("--slots", type=int, help="Slots of the one host.  [default: 4]")
+@click.option("--memory", help="What all jobs together may ask for as h_vmem.  [default: 8GB]")
+@click.option("--queue", "queues", multiple=True, metavar="NAME[:MAXTIME]", help="A queue besides all.q; repeatable.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="The cluster's directory: new or empty.")
+@click.option("--boot-timeout", "boot_timeout_s", type=float, metavar="SECONDS", help="Give up after.  [default: 60]")
+def sge(name: str, memory: str | None, **options: Any) -> None:
+    """Start a real Grid Engine on loopback, as root or not; one that is up already is given as it is.
+
+    eval "$(clusterjobs up sge)"; qhost; clusterjobs down sge
+    """
+    asked = {key: value for key, value in options.items() if value not in (None, ())}
+    if memory is not None:
+        asked["memory_bytes"] = parse_memory(memory)
+    _start("sge", name, asked)
 
 
 def _start(kind: str, name: str, options: dict[str, Any]) -> None:

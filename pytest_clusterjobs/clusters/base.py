@@ -15,7 +15,10 @@ from pytest_clusterjobs.core.errors import ClusterJobsError, ConfigError
 from pytest_clusterjobs.core.naming import nearest
 
 #: Kind -> the module that boots it. A new kind is a module with the functions of ClusterKind, and a row here.
-KINDS: Mapping[str, str] = {"slurm": "pytest_clusterjobs.clusters.slurm"}
+KINDS: Mapping[str, str] = {
+    "slurm": "pytest_clusterjobs.clusters.slurm",
+    "sge": "pytest_clusterjobs.clusters.sge",
+}
 
 
 class ClusterBootError(ClusterJobsError):

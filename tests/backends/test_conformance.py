@@ -15,3 +15,9 @@ class TestLocal(BackendConformance, backend="local"): ...
 class TestSlurm(BackendConformance, backend="slurm"):
     @pytest.fixture
     def cluster_environment(self, slurm: RunningCluster) -> None: ...
+
+
+@pytest.mark.cluster_lane("sge")
+class TestSge(BackendConformance, backend="sge"):
+    @pytest.fixture
+    def cluster_environment(self, sge: RunningCluster) -> None: ...
