@@ -7,6 +7,7 @@ import os
 import click
 
 from pytest_clusterjobs.config.settings import WORKDIR_NAME
+from pytest_clusterjobs.engine.configured import standalone
 from pytest_clusterjobs.engine.reap import ReapReport, reap_run, reap_workdir
 
 
@@ -19,8 +20,8 @@ from pytest_clusterjobs.engine.reap import ReapReport, reap_run, reap_workdir
 def reap(workdirs: tuple[str, ...], run_id: str | None, backends: tuple[str, ...], keep: bool, kept_too: bool) -> None:
     """Cancel what a dead run left on any backend, and remove its directory.
 
-    WORKDIRS hold the runs; by default the nearest .clusterjobs upwards from here. Living runs are left alone. Exits
-    with 1 when something is left.
+    WORKDIRS hold the runs; by default the nearest .clusterjobs upwards from here, and those of the configuration.
+    Living runs are left alone. Exits with 1 when something is left.
     """
     if run_id is not None:
         reports = [reap_run(run_id, list(backends) or ["slurm"])]
@@ -40,12 +41,13 @@ def reap(workdirs: tuple[str, ...], run_id: str | None, backends: tuple[str, ...
 def _nearest_workdir() -> list[str]:
     if given := os.environ.get("CLUSTERJOBS_WORKDIR"):
         return [given]
+    configured = [path for path in standalone().workdirs() if os.path.isdir(path)]
     place = os.getcwd()
     while not os.path.isdir(os.path.join(place, WORKDIR_NAME)):
         if place == os.path.dirname(place):
-            return []
+            return configured
         place = os.path.dirname(place)
-    return [os.path.join(place, WORKDIR_NAME)]
+    return list(dict.fromkeys([os.path.join(place, WORKDIR_NAME), *configured]))
 
 
 def _tell(report: ReapReport) -> None:

@@ -99,6 +99,11 @@ class Configured:
             return Place(registry.require(name), name)
         return self.configuration.place(name, self.above)
 
+    def workdirs(self) -> list[str]:
+        """Give the work directories that files name, each once."""
+        places = [self.place(name).workdir for name in (*self._known(), *self.profiles)] if self.configuration else []
+        return list(dict.fromkeys(path for path in places if path))
+
     def of_the_run(self, names: Iterable[str]) -> dict[str, Any]:
         """Give the work directory and the limit on jobs of a run on these places, where files name them.
 

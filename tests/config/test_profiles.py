@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,13 @@ def test_run_has_one_work_directory(project: Path) -> None:
         configured.of_the_run(["a", "b"])
 
 
+def test_reap_learns_every_work_directory(project: Path) -> None:
+    (project / "clusterjobs.yaml").write_text(
+        "defaults: {workdir: all}\nprofiles:\n  a: {backend: local, workdir: /a}\n  b: {backend: local}\n"
+    )
+    assert Configured(str(project)).workdirs() == [str(project / "all"), "/a"]
+
+
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [("KEEP", "never", "never"), ("TIMEOUT", "5m", 300.0), ("MAX_JOBS", "3", 3), ("WORKDIR", "/w", "/w")],
@@ -433,3 +441,21 @@ def test_schema_knows_every_key_and_no_other() -> None:
 
 def test_key_paths_are_written_as_people_write_them() -> None:
     assert files.dotted(("profiles", "a", "modules", 0)) == "profiles.a.modules[0]"
+
+
+# ---------------------------------------------------------------- the documentation
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", profiles.NAMES)
+def test_every_key_has_a_row_in_the_reference(name: str) -> None:
+    text = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| [^|]*`{name}`[^|]* \|", text, re.MULTILINE)
+
+
+def test_examples_of_the_how_to_are_right(project: Path) -> None:
+    text = (DOCS / "how-to" / "profiles.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    assert [written(project, block).profiles for block in blocks] == [("short", "gpu", "slurm"), ("odd-site",)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -47,8 +49,15 @@ def test_place(cluster_backend):
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None of our variables, nobody's file, and the plugin whether or not it is installed."""
+    for name in [name for name in os.environ if name.startswith("CLUSTERJOBS_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
-    monkeypatch.delenv("CLUSTERJOBS_CONFIG", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
+    if not entry_points(group="pytest11", name="clusterjobs"):
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_clusterjobs.plugin")
 
 
 @pytest.fixture
