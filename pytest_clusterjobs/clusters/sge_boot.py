@@ -80,7 +80,7 @@ class Boot:
         """Make SGE_ROOT, the cell's files and the spool."""
         root, common = self._site.root, self._site.common
         common.mkdir(parents=True)
-        for name in ("run", "log", "spool/qmaster/job_scripts", "spool/execd", "set-up"):
+        for name in ("run", "log", "scratch", "spool/qmaster/job_scripts", "spool/execd", "set-up"):
             (self._directory / name).mkdir(parents=True)
         (root / "util").symlink_to(SHARE / "util")
         for name in ("bin", "lib", "utilbin"):
@@ -111,7 +111,9 @@ class Boot:
         self._must("qconf", "-Ap", self._file("pe", parallel_environment()))
         self._must("qconf", "-Msconf", self._file("scheduler", scheduler(self._must("qconf", "-ssconf"))))
         for name, limit_s in self._options.all_queues().items():
-            self._must("qconf", "-Aq", self._file(f"queue-{name}", queue(name, self._options.slots, limit_s)))
+            self._must(
+                "qconf", "-Aq", self._file(f"queue-{name}", queue(self._site, name, self._options.slots, limit_s))
+            )
 
     def start_execd(self) -> None:
         """Start the execution daemon and wait until the queue master can give it jobs."""

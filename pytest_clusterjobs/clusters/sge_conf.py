@@ -137,8 +137,8 @@ qsort_args NONE
 """
 
 
-def queue(name: str, slots: int, max_time_s: float | None) -> str:
-    """Give a queue over the one host."""
+def queue(site: Site, name: str, slots: int, max_time_s: float | None) -> str:
+    """Give a queue over the one host. The jobs' TMPDIRs are named by their numbers, which every cluster begins at 1."""
     limit = "INFINITY" if max_time_s is None else str(math.ceil(max_time_s))
     unlimited = "".join(
         f"{kind}_{what} INFINITY\n"
@@ -161,7 +161,7 @@ ckpt_list NONE
 pe_list {PARALLEL_ENVIRONMENT}
 rerun FALSE
 slots {slots}
-tmpdir /tmp
+tmpdir {site.directory}/scratch
 shell /bin/sh
 prolog NONE
 epilog NONE
