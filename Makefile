@@ -9,11 +9,13 @@ OLDEST := .venv-oldest
 REPORTS := build/test-reports
 PIP := -m pip install -q --disable-pip-version-check
 PYTEST := -m pytest -q -p no:cacheprovider
-PARTS := lint types slurm fast oldest slow docs
+LANES := slurm sge
+PARTS := lint types $(LANES) fast oldest slow docs
 
+comma := ,
 # It is for the lanes alone: the other parts see the environment that a user's tests see.
 unexport CLUSTERJOBS_REQUIRE_LANES
-REQUIRED := $(CLUSTERJOBS_REQUIRE_LANES)
+REQUIRED := $(subst $(comma), ,$(CLUSTERJOBS_REQUIRE_LANES))
 
 .PHONY: help demo test parts clean venv $(PARTS)
 
@@ -49,8 +51,8 @@ demo: $(VENV)/.demo
 # The parts overlap: lanes on schedulers mostly wait.
 test: $(VENV)/.test $(OLDEST)/.test
 	@rm -rf $(REPORTS) && mkdir -p $(REPORTS)
-	@required='$(REQUIRED)'; if .ci/packages; then required=slurm; fi; \
-	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target REQUIRED=$$required $(PARTS) || code=1; \
+	@required='$(REQUIRED)'; if .ci/packages; then required='$(LANES)'; fi; \
+	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target REQUIRED="$$required" $(PARTS) || code=1; \
 	$(VENV)/bin/python .ci/report.py $$required || code=1; \
 	exit $$code
 
@@ -73,8 +75,9 @@ oldest:
 slow:
 	$(VENV)/bin/python $(PYTEST) -m 'slow and not cluster_lane' --junitxml=$(REPORTS)/slow.xml
 
-slurm:
-	CLUSTERJOBS_REQUIRE_LANES=$(REQUIRED) $(VENV)/bin/python $(PYTEST) -m cluster_lane --junitxml=$(REPORTS)/slurm.xml
+$(LANES):
+	CLUSTERJOBS_REQUIRE_LANES=$(subst $() ,$(comma),$(REQUIRED)) $(VENV)/bin/python $(PYTEST) \
+	  -m cluster_lane -k lane_$@ --junitxml=$(REPORTS)/$@.xml
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -16,6 +16,11 @@ pytest_plugins = ["pytester"]
 collect_ignore = ["clusters/varied"]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let ``-m cluster_lane -k lane_sge`` choose one lane."""
+    item.extra_keyword_matches |= {f"lane_{name}" for mark in item.iter_markers("cluster_lane") for name in mark.args}
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[RunningCluster]:
     """Give a real Slurm of four nodes whose controller turns every 50 ms instead of every second."""
