@@ -84,6 +84,7 @@ def test_a_suite_without_cluster_tests_imports_nothing_heavy(tmp_path: Path, opt
     """The whole of a run, with the options that are parsed and the hooks that are called in every run."""
     loaded = {}
     (tmp_path / "test_plain.py").write_text("def test_plain():\n    pass\n")
+    (tmp_path / "clusterjobs.yaml").write_text("wrong: it is not even read")
     for name, plugin in {"with": [], "without": ["-p", "no:clusterjobs"]}.items():
         path = tmp_path / f"{name}.txt"
         (tmp_path / "conftest.py").write_text(_LIST_MODULES.format(path=str(path)))

@@ -17,6 +17,8 @@ from pytest_clusterjobs.core.naming import nearest
 from pytest_clusterjobs.core.spec import SPEC_ARGUMENTS, make_spec
 from pytest_clusterjobs.core.units import parse_duration
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
 #: Gives the names of a backend's options, or None where it does not tell.
 OptionNames = Callable[[str], "frozenset[str] | None"]
 

@@ -18,6 +18,8 @@ from pytest_clusterjobs.core.errors import ConfigError
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
 
+__tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
 #: Keys that one value counts for in a whole run.
 OF_THE_RUN = ("workdir", "max_jobs")
 
@@ -63,6 +65,12 @@ class Configured:
     def names(self) -> tuple[str, ...]:
         """Names of all profiles, those that change a backend too."""
         return self.configuration.profiles if self.configuration else ()
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Profiles' backends, by the profiles' names."""
+        configuration = self.configuration
+        return {name: configuration.backend_of(name) for name in configuration.profiles} if configuration else {}
 
     def effective(self, name: str | None = None) -> dict[str, Sourced]:
         """Give what counts for a backend or a profile, or for all of them, with defaults and what lies above the files.

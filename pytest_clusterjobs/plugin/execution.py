@@ -43,7 +43,8 @@ class Execution:
         item.stash[BACKEND] = backend
         defaults = make_spec(**known.marks.resources) if known.marks.resources else None
         self._session.run.select(backend, item.nodeid, defaults)
-        self._expect_failure(item, known, backend)
+        kind = self._session.run.place(backend).backend
+        self._expect_failure(item, known, backend if backend in known.marks.expected_failures else kind)
 
     def _choose(self, item: pytest.Item, known: ClusterItem) -> str | None:
         """Give the backend that the test runs on; None after it was marked to be skipped."""

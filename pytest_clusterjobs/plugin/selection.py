@@ -41,6 +41,8 @@ class Selection(NamedTuple):
     absent: Mapping[str, str] = {}
     #: The backend for ``-m real_world`` alone.
     default: str = LOCAL
+    #: Profile -> its backend: a marker that names the backend means its profiles too.
+    kinds: Mapping[str, str] = {}
 
     @property
     def is_parametrized(self) -> bool:
@@ -59,17 +61,23 @@ class Plan(NamedTuple):
     is_required: bool = False
 
 
-def resolve(values: Values, known: Collection[str], absent_reason: Callable[[str], str]) -> Selection:
+def resolve(
+    values: Values,
+    known: Collection[str],
+    absent_reason: Callable[[str], str],
+    kinds: Mapping[str, str] | None = None,
+) -> Selection:
     """Give the meaning of ``--cluster``.
 
     Args:
         values: What was asked for; names in it were checked.
         known: The names of all backends.
         absent_reason: Says why a backend does not answer, "" when it does. Called for ``auto`` alone.
+        kinds: Profile -> its backend.
     """
-    words = values.cluster
+    words, kinds = values.cluster, kinds or {}
     if "none" in words:
-        return Selection(is_none=True, default=values.default)
+        return Selection(is_none=True, default=values.default, kinds=kinds)
     named = tuple(word for word in words if word not in ("auto", "all"))
     names, absent = named, {}
     if "all" in words:
@@ -78,12 +86,12 @@ def resolve(values: Values, known: Collection[str], absent_reason: Callable[[str
         absent = {name: reason for name in known if name not in named and (reason := absent_reason(name))}
         names = tuple(dict.fromkeys([*named, *(name for name in known if name not in absent)]))
     required = frozenset(named) if values.missing == "error" else frozenset()
-    return Selection(names, required, len(named) < len(words), False, absent, values.default)
+    return Selection(names, required, len(named) < len(words), False, absent, values.default, kinds)
 
 
 def candidates(marks: ClusterMarks, selection: Selection) -> tuple[str, ...]:
     """Give the selected backends that a test may run on, in the selection's order."""
-    return tuple(name for name in selection.names if _allows(marks, name))
+    return tuple(name for name in selection.names if _allows(marks, name, selection))
 
 
 def parameters(marks: ClusterMarks, selection: Selection, *, uses_fixtures: bool) -> tuple[str, ...]:
@@ -140,7 +148,7 @@ def _plan_backend(marks: ClusterMarks, selection: Selection, *, asked_by_mark: b
         return Plan(skip=NOT_ASKED)
     fallback = selection.default if marks.is_cluster_test else LOCAL
     wanted = (parameter,) if parameter else marks.pins or (fallback,)
-    allowed = tuple(name for name in wanted if name not in marks.excluded)
+    allowed = tuple(name for name in wanted if not _means(name, selection).intersection(marks.excluded))
     if not allowed:
         return Plan(skip=f"not for {', '.join(wanted)} (no_cluster); name another backend with --cluster")
     return Plan(allowed)
@@ -149,7 +157,7 @@ def _plan_backend(marks: ClusterMarks, selection: Selection, *, asked_by_mark: b
 def _plan_selected(marks: ClusterMarks, selection: Selection, parameter: str | None) -> Plan:
     possible = candidates(marks, selection)
     if parameter is not None:
-        possible = (parameter,) if _allows(marks, parameter) else ()
+        possible = (parameter,) if _allows(marks, parameter, selection) else ()
     if possible:
         return Plan(possible[:1], is_required=possible[0] in selection.required)
     return Plan(skip=_why_none(marks, selection))
@@ -165,8 +173,14 @@ def _why_none(marks: ClusterMarks, selection: Selection) -> str:
     return f"not for {', '.join(sorted(marks.excluded))} (no_cluster)"
 
 
-def _allows(marks: ClusterMarks, name: str) -> bool:
-    return name not in marks.excluded and (not marks.pins or name in marks.pins)
+def _allows(marks: ClusterMarks, name: str, selection: Selection) -> bool:
+    words = _means(name, selection)
+    return not words.intersection(marks.excluded) and (not marks.pins or bool(words.intersection(marks.pins)))
+
+
+def _means(name: str, selection: Selection) -> set[str]:
+    """Give the names in markers that mean a backend or profile: its own, and its backend's."""
+    return {name, selection.kinds.get(name, name)}
 
 
 def lacking(name: str, spec: JobSpec, info: BackendInfo) -> str:

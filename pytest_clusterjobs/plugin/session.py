@@ -153,7 +153,8 @@ class ClusterSession:
 
             wide = "auto" in self.values.cluster or "all" in self.values.cluster
             known = self.known if wide else ()
-            self._selection = resolve(self.values, known, self._absent_reason)
+            kinds = self.configured.kinds if self.is_asked else {}  # else no file is read
+            self._selection = resolve(self.values, known, self._absent_reason, kinds)
         return self._selection
 
     def _absent_reason(self, name: str) -> str:

@@ -237,3 +237,34 @@ def test_program_without_pytest_has_profiles_too(project: pytest.Pytester) -> No
     )
     result = project.runpython(script)
     result.stdout.fnmatch_lines(["('big', 'all')"])
+
+
+def test_markers_that_name_a_backend_mean_its_profiles(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.cluster("local")
+        def test_pinned(cluster_backend): assert cluster_backend.name == "small"
+
+        @pytest.mark.cluster("big")
+        def test_pinned_to_another(cluster_backend): assert False
+
+        @pytest.mark.real_world
+        @pytest.mark.no_cluster("local")
+        def test_excluded(cluster_backend): assert False
+
+        @pytest.mark.real_world
+        @pytest.mark.no_cluster("big")
+        def test_another_is_excluded(cluster_backend): assert cluster_backend.name == "small"
+
+        @pytest.mark.real_world
+        @pytest.mark.cluster_xfail({"local": "why not"}, strict=True)
+        def test_expected(cluster_backend): assert False
+
+        @pytest.mark.real_world
+        @pytest.mark.cluster_xfail({"big": "why not"}, strict=True)
+        def test_expected_elsewhere(cluster_backend): pass
+        """
+    )
+    project.runpytest("--cluster=small").assert_outcomes(passed=3, skipped=2, xfailed=1)
