@@ -379,6 +379,9 @@ class Clerk:
             return by_exit_code(tracked, 143)
         if tracked.code is not None and status.reason not in _SCHEDULER_ENDED_IT:
             return by_exit_code(tracked, tracked.code)
+        if tracked.started is None and tracked.code is None and status.reason is ExitReason.NONZERO_EXIT:
+            detail = f"exit code {status.exit_code} before its script began, or the nodes do not see the work directory"
+            return verdict.Verdict(JobState.FAILED, ExitReason.LAUNCH_FAILURE, detail, status.exit_code)
         return verdict.from_status(status)
 
 

@@ -28,6 +28,8 @@ Callback = Callable[["Job[Any]"], object | Awaitable[object]]
 
 _TAIL_BYTES = 8192
 _TICK_S = 1.0
+# Smaller results stay until the run ends: ext4 makes new files more slowly while it remembers recently removed ones.
+_LARGE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,8 @@ class Job(Generic[R]):
             self._value = CommandOutcome(0, logs.stdout, logs.stderr)
         else:
             self._value = self._unpack(header, segments)
-        self._run.release(self)
+        if sum(map(len, segments.values())) > _LARGE_BYTES:
+            self._run.release(self)
 
     def _unpack(self, header: dict[str, Any], segments: dict[str, bytes]) -> Any:
         try:

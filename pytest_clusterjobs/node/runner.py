@@ -39,7 +39,7 @@ def main(directory: str) -> int:
     with open(os.path.join(directory, ORDER), encoding="utf-8") as file:
         order = read_json(file.read())  # type: Dict[str, Any]
     set_up_process(order)
-    write_atomically(os.path.join(directory, START), json_text(start_facts(started_at)).encode(), fsync=False)
+    write_new(os.path.join(directory, START), json_text(start_facts(started_at)).encode())
     header, segments = perform(order, directory)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -276,6 +276,15 @@ def write_envelope(path: str, header: "Dict[str, Any]", segments: "Segments", fs
     layout = [[name, len(data)] for name, data in segments.items()]
     header.update(protocol=PROTOCOL, segments=layout, sha256=packing.sha256(*segments.values()))
     write_atomically(path, json_text(header).encode() + b"\n", *segments.values(), fsync=fsync)
+
+
+def write_new(path: str, data: bytes) -> None:
+    """Write a file at once, for readers that wait when it is not whole yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: str, *parts: bytes, fsync: bool) -> None:

@@ -103,13 +103,14 @@ def test_warning_of_a_class_that_is_not_here_costs_no_value(stage: Stage) -> Non
     assert job.warnings == []
 
 
-def test_space_of_a_loaded_value_is_freed_unless_it_is_to_be_kept(stage: Stage) -> None:
-    plain, kept = stage.started(), stage.started(keep="always")
-    for job in (plain, kept):
-        stage.finish(job, 1)
+def test_space_of_a_large_loaded_value_is_freed_unless_it_is_to_be_kept(stage: Stage) -> None:
+    plain, kept, small = stage.started(), stage.started(keep="always"), stage.started()
+    large = bytes(2**20 + 1)
+    for job, value in ((plain, large), (kept, large), (small, b"")):
+        stage.finish(job, value)
         job.result(0)
-    assert [Path(job.record.directory, "result.cj").exists() for job in (plain, kept)] == [False, True]
-    assert plain.result(0) == 1
+    assert [Path(job.record.directory, "result.cj").exists() for job in (plain, kept, small)] == [False, True, True]
+    assert plain.result(0) == large
 
 
 def test_job_names_itself(stage: Stage) -> None:
