@@ -70,7 +70,7 @@ def test_strict_markers_know_ours(project: pytest.Pytester) -> None:
         ("--cluster-max-jobs=0", "--cluster-max-jobs: '0' is no whole number of 1 or more"),
         ("--cluster-max-jobs=1.5", "--cluster-max-jobs: '1.5' is no whole number of 1 or more"),
         ("--cluster-report=out.xml", "--cluster-report: 'out.xml' has none of the suffixes*.json"),
-        ("--cluster-up", "--cluster-up *no backend is named; write --cluster=NAME with one of: slurm"),
+        ("--cluster-up", "--cluster-up *no backend is named; write --cluster=NAME with one of: slurm*"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_runs(project: pytest.Pytester, option: str, message: str) -> None:
