@@ -74,6 +74,8 @@ def configuration(site: Site, template: str) -> str:
         "min_uid": "0",
         "min_gid": "0",
         "mailer": "/bin/true",
+        # A login shell would run the user's profile before each job, and a job may be deleted in the middle of it.
+        "login_shells": "none",
         "administrator_mail": "none",
         "load_report_time": "00:00:01",
         "max_unheard": "00:01:00",

@@ -267,7 +267,7 @@ class TestTrouble:
         pids = tmp_path / "pids"
         # The second one leaves the job's session and has no parent in it any more.
         script = f"sleep 600 & echo $! >>{pids}; setsid sh -c 'sleep 601 & echo $! >>{pids}'; sleep 602"
-        run(cluster, "sbatch", "--export=NONE", "-o", "/dev/null", "--wrap", script)
+        run(cluster, "sbatch", "--export=ALL", "-o", "/dev/null", "--wrap", script)
         wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, "the job's processes")
         users_shell = {**os.environ, **cluster.environment}
         at_a_site = {**users_shell, "SLURMD_NODENAME": "n1", "SLURM_CLUSTER_NAME": "the-sites"}
