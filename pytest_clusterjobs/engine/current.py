@@ -18,7 +18,12 @@ _refusal: str | None = None
 
 
 def current() -> Run:
-    """Give the active run; where nobody provides one, one is made now and closed when the interpreter ends."""
+    """Give the active run; where nobody provides one, one is made now and closed when the interpreter ends.
+
+    Raises:
+        UsageError: No job may be submitted now.
+    """
+    refuse_now()
     if _provider is None:
         import atexit
 

@@ -29,11 +29,11 @@ class Start:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._activation: Activation | None = None
+        if given(config):
+            self._active().check_options()  # before anything that only the end of a started session takes back
         # A call of a decorated function, be it the first and in the middle of a test, finds this session's run.
         self._before = current.provide(lambda: self._active().session.run)
         self._names_before = current.provide_names(lambda name: self._active().session.require(name))
-        if given(config):
-            self._active().check_options()
 
     def _active(self) -> Activation:
         if self._activation is None:
