@@ -76,11 +76,11 @@ def test_any_job_name_is_made_safe_or_refused(run: Run, name: str) -> None:
     assert len(job.record.name) < 100
 
 
-def test_payload_and_result_of_100_mb(run: Run) -> None:
-    data = bytes(100 * 2**20)
-    assert call(run, len, data, memory="1GB") == len(data)
-    back = call(run, lambda: bytes(100 * 2**20), memory="1GB")
-    assert len(back) == 100 * 2**20
+def test_payload_and_result_of_200_mb(run: Run) -> None:
+    data = bytes(200 * 2**20)
+    assert call(run, len, data, memory="2GB") == len(data)
+    back = call(run, lambda: bytes(200 * 2**20), memory="2GB")
+    assert len(back) == 200 * 2**20
 
 
 def test_another_python_on_the_node_is_told_and_is_the_cluster_s_trouble(backend: str, workdir: Path) -> None:

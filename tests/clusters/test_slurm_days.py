@@ -215,13 +215,15 @@ def stopped(cluster: RunningCluster, daemon: str = "slurmctld") -> Iterator[None
 
 
 def test_outage_changes_no_job_s_state_and_loses_none(run: Run, slurm: RunningCluster) -> None:
-    running = started(run, "sleep 20; echo survived")
+    running = started(run, "sleep 70; echo survived")
     short = started(run, "sleep 2; echo done")
     with stopped(slurm):
+        end = time.monotonic() + 60
         late = command(run, "echo late")  # its reply is lost: sbatch is killed after 5 s
         assert late.state is JobState.NEW
         assert short.result(30).stdout == "done\n"
         wait_for(lambda: any("does not answer" in problem for problem in run.problems), 40)
+        wait_for(lambda: time.monotonic() >= end, 70)
         assert running.state is JobState.RUNNING
     assert running.result(60).stdout == "survived\n"
     assert late.result(90).stdout == "late\n"
