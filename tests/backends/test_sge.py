@@ -91,15 +91,15 @@ def asked(of: SgeBackend) -> list[tuple[str, ...]]:
     return of.transport.asked
 
 
-def submission(directory: str = "/work/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
+def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
     many = count > 1
     return Submission(
         name=f"{PREFIX}1-solve",
         spec=make_spec(**spec),
         directories=tuple(f"{directory}/{index}" for index in range(count)) if many else (directory,),
         directory=directory,
-        markers=tuple(f"/work/marks/1.{index}" for index in range(count)) if many else ("/work/marks/1",),
-        runner="/work/node/start.py",
+        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if many else ("/jobs/marks/1",),
+        runner="/jobs/node/start.py",
         python="/usr/bin/python3",
         max_concurrent=limit,
     )
@@ -169,7 +169,7 @@ def test_elements_are_numbered_from_0_and_tasks_from_1(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", show], env={"JOB_ID": "7", "SGE_TASK_ID": "2"}, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [f"{tmp_path}/1", "/work/marks/1.1", "7.2"]
+    assert done.stdout.split() == [f"{tmp_path}/1", "/jobs/marks/1.1", "7.2"]
 
 
 def test_script_is_bash_without_a_syntax_error() -> None:
@@ -202,9 +202,9 @@ def test_reserved_exit_codes_are_kept_from_the_daemon_alone(tmp_path: Path, code
 
 
 def test_submit_command_verifies_and_keeps_the_daemon_s_words_beside_the_job() -> None:
-    argv = backend().submit_argv(submission(extra_args=["-r", "y"]), "/work/1-solve/script.sh")
-    log = "/work/1-solve/scheduler.log"
-    assert argv == ["qsub", "-terse", "-V", "-w", "e", "-o", log, "-r", "y", "/work/1-solve/script.sh"]
+    argv = backend().submit_argv(submission(extra_args=["-r", "y"]), "/jobs/1-solve/script.sh")
+    log = "/jobs/1-solve/scheduler.log"
+    assert argv == ["qsub", "-terse", "-V", "-w", "e", "-o", log, "-r", "y", "/jobs/1-solve/script.sh"]
 
 
 @pytest.mark.parametrize("folder", ["/a:b", "/a,b", "/$HOME/x"])

@@ -69,15 +69,15 @@ def backend(**answers: Any) -> SlurmBackend:
     return SlurmBackend(ScriptedSlurm(**answers), BackendSettings(python="/usr/bin/python3"))
 
 
-def submission(directory: str = "/work/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
+def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
     many = count > 1
     return Submission(
         name=f"{PREFIX}1-solve",
         spec=make_spec(**spec),
         directories=tuple(f"{directory}/{index}" for index in range(count)) if many else (directory,),
         directory=directory,
-        markers=tuple(f"/work/marks/1.{index}" for index in range(count)) if many else ("/work/marks/1",),
-        runner="/work/node/start.py",
+        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if many else ("/jobs/marks/1",),
+        runner="/jobs/node/start.py",
         python="/usr/bin/python3",
         max_concurrent=limit,
     )
@@ -125,7 +125,7 @@ def test_script_has_its_parts_in_order() -> None:
     lines = script(modules="gcc", prologue="setup-line", epilogue="teardown-line").splitlines()
     directive = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
     module = next(number for number, line in enumerate(lines) if line.startswith("module load gcc"))
-    command = next(number for number, line in enumerate(lines) if "/work/node/start.py" in line)
+    command = next(number for number, line in enumerate(lines) if "/jobs/node/start.py" in line)
     assert lines[0] == "#!/bin/bash"
     assert directive == list(range(1, len(directive) + 1))
     assert directive[-1] < module < lines.index("setup-line") < command < lines.index("teardown-line")
@@ -170,7 +170,7 @@ def test_what_is_not_asked_for_has_no_directive() -> None:
 def test_values_of_env_are_in_no_script_and_no_command() -> None:
     secret = submission(env={"TOKEN": "s3cret"})
     assert "s3cret" not in backend().render_script(secret)
-    assert "s3cret" not in shlex.join(backend().submit_argv(secret, "/work/script.sh"))
+    assert "s3cret" not in shlex.join(backend().submit_argv(secret, "/jobs/script.sh"))
     assert "s3cret" not in repr(secret)
 
 
@@ -192,22 +192,22 @@ def test_extra_directives_are_single_lines_without_prefix(line: str) -> None:
 
 
 def test_submit_command_overrides_what_the_site_or_the_caller_set() -> None:
-    argv = backend().submit_argv(submission(extra_args=["--hold"]), "/work/1-solve/script.sh")
+    argv = backend().submit_argv(submission(extra_args=["--hold"]), "/jobs/1-solve/script.sh")
     assert argv == [
         "sbatch",
         "--parsable",
         "--export=ALL",
         "--open-mode=append",
-        "--output=/work/1-solve/stdout.log",
-        "--error=/work/1-solve/stderr.log",
+        "--output=/jobs/1-solve/stdout.log",
+        "--error=/jobs/1-solve/stderr.log",
         "--hold",
-        "/work/1-solve/script.sh",
+        "/jobs/1-solve/script.sh",
     ]
 
 
 def test_elements_of_an_array_write_to_their_own_directories() -> None:
     argv = backend().submit_argv(submission(count=2), "script.sh")
-    assert "--output=/work/1-solve/%a/stdout.log" in argv
+    assert "--output=/jobs/1-solve/%a/stdout.log" in argv
 
 
 @pytest.mark.parametrize("folder", ["/a b/100%/%j", '/it\'s/"x"', "/ünï/$HOME/`id`"])

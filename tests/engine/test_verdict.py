@@ -129,10 +129,10 @@ def test_signal_told_by_the_scheduler_has_its_name() -> None:
 
 
 def test_lost_names_every_source_and_what_is_there() -> None:
-    ended = verdict.lost(("scontrol show job", "sacct"), "/work/1-x", ["script.sh", "order.json"])
+    ended = verdict.lost(("scontrol show job", "sacct"), "/jobs/1-x", ["script.sh", "order.json"])
     assert ended.state is JobState.LOST
     assert ended.detail == (
-        "asked: result file, exit code, queue, scontrol show job, sacct; in /work/1-x: order.json, script.sh"
+        "asked: result file, exit code, queue, scontrol show job, sacct; in /jobs/1-x: order.json, script.sh"
     )
     assert "nothing" in verdict.lost((), "/x", []).detail
 

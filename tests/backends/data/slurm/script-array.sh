@@ -15,8 +15,8 @@
 #SBATCH --exclusive
 #SBATCH --comment="two words"
 umask 077
-cj_dir=/work/1-solve/"$SLURM_ARRAY_TASK_ID"
-cj_mark=/work/marks/1."$SLURM_ARRAY_TASK_ID"
+cj_dir=/jobs/1-solve/"$SLURM_ARRAY_TASK_ID"
+cj_mark=/jobs/marks/1."$SLURM_ARRAY_TASK_ID"
 export CLUSTERJOBS_NATIVE_ID="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 export CLUSTERJOBS_ARRAY_INDEX="$SLURM_ARRAY_TASK_ID"
 # One submission runs once: a second copy, made when a reply was lost, finds the claim taken and leaves.
@@ -26,7 +26,7 @@ export CLUSTERJOBS_ARRAY_INDEX="$SLURM_ARRAY_TASK_ID"
 set +C
 trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT
 : >"$cj_mark.start"
-. /work/1-solve/environment.sh
+. /jobs/1-solve/environment.sh
 cj_child= cj_signal=
 cj_on_signal() { cj_signal=$1; [ -z "$cj_child" ] || kill -s "$1" "$cj_child" 2>/dev/null; }
 trap 'cj_on_signal TERM' TERM
@@ -42,7 +42,7 @@ module load openmpi || { echo 'clusterjobs: cannot load the environment module o
 source venv/bin/activate
 ulimit -s unlimited
 [ -z "$cj_signal" ] || exit 143
-/usr/bin/python3 -u /work/node/start.py "$cj_dir" &
+/usr/bin/python3 -u /jobs/node/start.py "$cj_dir" &
 cj_child=$!
 [ -z "$cj_signal" ] || cj_on_signal "$cj_signal"  # it came when the child had started and was not known yet
 while :; do

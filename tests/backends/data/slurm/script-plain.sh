@@ -4,8 +4,8 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
 umask 077
-cj_dir=/work/1-solve
-cj_mark=/work/marks/1
+cj_dir=/jobs/1-solve
+cj_mark=/jobs/marks/1
 export CLUSTERJOBS_NATIVE_ID="$SLURM_JOB_ID"
 # One submission runs once: a second copy, made when a reply was lost, finds the claim taken and leaves.
 { set -C; echo "$CLUSTERJOBS_NATIVE_ID" >"$cj_dir/claim"; } 2>/dev/null || {
@@ -14,14 +14,14 @@ export CLUSTERJOBS_NATIVE_ID="$SLURM_JOB_ID"
 set +C
 trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT
 : >"$cj_mark.start"
-. /work/1-solve/environment.sh
+. /jobs/1-solve/environment.sh
 cj_child= cj_signal=
 cj_on_signal() { cj_signal=$1; [ -z "$cj_child" ] || kill -s "$1" "$cj_child" 2>/dev/null; }
 trap 'cj_on_signal TERM' TERM
 trap 'cj_on_signal INT' INT
 trap 'cj_on_signal XCPU' XCPU
 [ -z "$cj_signal" ] || exit 143
-/usr/bin/python3 -u /work/node/start.py "$cj_dir" &
+/usr/bin/python3 -u /jobs/node/start.py "$cj_dir" &
 cj_child=$!
 [ -z "$cj_signal" ] || cj_on_signal "$cj_signal"  # it came when the child had started and was not known yet
 while :; do
