@@ -14,7 +14,8 @@
     │   ├── BackendUnavailable             no binary, no controller, no answer
     │   ├── CommandError                   a scheduler command failed
     │   │   ├── CommandNotFound
-    │   │   └── CommandTimeout             [transient]
+    │   │   ├── CommandTimeout             [transient]
+    │   │   └── ConnectionLost             [transient] the way to another machine broke
     │   ├── SubmitError                    the scheduler refused the job
     │   ├── SubmitLimit                    [transient] a site limit: try again later
     │   └── SubmitUnknown                  [transient] the reply was lost: the job may exist
@@ -113,6 +114,13 @@ class CommandNotFound(CommandError):
 
 class CommandTimeout(CommandError):
     """The command did not end within its time limit and was killed. It may have had its effect."""
+
+    transient: ClassVar[bool] = True
+
+
+class ConnectionLost(CommandError):
+    """Another machine cannot be reached now, or the connection broke while a command ran there: it may have had its
+    effect."""
 
     transient: ClassVar[bool] = True
 

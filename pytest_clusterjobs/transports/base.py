@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,9 @@ class CommandResult:
 
 class Transport(ABC):
     """Run argv lists with a time limit and move files. Methods may be called from any thread."""
+
+    #: True: its files are this machine's files.
+    is_here: ClassVar[bool] = True
 
     @abstractmethod
     def run(
@@ -47,6 +52,8 @@ class Transport(ABC):
             CommandNotFound: There is no such command, or it cannot be executed.
             CommandError: It cannot be started, e.g. because its words are too long.
             CommandTimeout: It did not end in time. It may have had its effect.
+            ConnectionLost: The way there broke, before or while it ran. It may have had its effect.
+            BackendUnavailable: There is no way there, and trying again would not help: a key refused, a host unknown.
         """
 
     @abstractmethod
@@ -64,6 +71,15 @@ class Transport(ABC):
         Raises:
             StoreError: It cannot be written: no space, read-only, no permission.
         """
+
+    def write_many(self, files: Mapping[str, bytes], executable: Collection[str] = ()) -> None:
+        """Write several files, by path, as `write` does; ``executable`` are the paths of those that are run.
+
+        Raises:
+            StoreError: One cannot be written.
+        """
+        for path, data in files.items():
+            self.write(path, data, executable=path in executable)
 
     @abstractmethod
     def read(self, path: str, *, last_bytes: int | None = None) -> bytes | None:
@@ -88,3 +104,66 @@ class Transport(ABC):
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file or a whole directory; no error when it is gone already. Best effort."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Release what it holds: connections, processes. Idempotent."""
+
+
+class FarTransport(Transport):
+    """The way to another machine. What moves many files moves them in one stream.
+
+    Every method may raise `ConnectionLost` and `BackendUnavailable`, as `run` does.
+    """
+
+    is_here: ClassVar[bool] = False
+    #: The machine, as users call it.
+    host: str
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Reach the machine, if it is not reached already.
+
+        Raises:
+            ConnectionLost: It cannot be reached now.
+            BackendUnavailable: It lets us not in, and trying again would not help.
+        """
+
+    @abstractmethod
+    def put(self, source: str, names: Sequence[str], directory: str, timeout_s: float) -> None:
+        """Copy files and folders of this machine to the far one, in one stream and with one command.
+
+        Args:
+            source: A folder here.
+            names: What to copy of it, as paths relative to it. A folder goes with all that is in it.
+            directory: The folder there, made with mode 0700 where it is missing. Names that are there are replaced.
+            timeout_s: Seconds after which it is given up.
+
+        Raises:
+            StoreError: It cannot be written there: no space, read-only, no permission. The message has the reason.
+        """
+
+    @abstractmethod
+    def get(self, directory: str, names: Sequence[str], target: str, timeout_s: float) -> list[str]:
+        """Copy files of the far machine here, in one stream and with one command.
+
+        Args:
+            directory: A folder there.
+            names: What to copy of it, as paths relative to it. Those that are not there are left out.
+            target: The folder here; subfolders are made. Each file appears whole or not at all.
+            timeout_s: Seconds after which it is given up.
+
+        Returns:
+            The names that were there.
+
+        Raises:
+            StoreError: Something is there and cannot be read, or cannot be written here.
+        """
+
+    @abstractmethod
+    def open(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a command there that runs until its standard input closes, or until the connection breaks.
+
+        Returns:
+            The process here that stands for it, with pipes for all three streams. Killing it does not end the far
+            command; closing its standard input must.
+        """
