@@ -149,6 +149,10 @@ class BatchBackend(Backend):
     def submit_argv(self, submission: Submission, script: str) -> list[str]:
         """Give the submit command for a script's path. Pure."""
 
+    def submit_stdin(self, script_text: str) -> str | None:
+        """Give what the submit command reads from its standard input, or None for nothing. Pure."""
+        return None
+
     @abstractmethod
     def parse_submit(self, result: CommandResult, count: int) -> tuple[str, ...]:
         """Give the native ids of ``count`` jobs from what the submit command said. Pure.
@@ -181,13 +185,14 @@ class BatchBackend(Backend):
 
     def submit(self, submission: Submission) -> Submitted:
         script = os.path.join(submission.directory, SCRIPT)
-        self.transport.write(script, self.without_skipped(self.render_script(submission)).encode(), executable=True)
+        script_text = self.without_skipped(self.render_script(submission))
+        self.transport.write(script, script_text.encode(), executable=True)
         environment = environment_text(self.job_environment(submission)).encode()
         self.transport.write(os.path.join(submission.directory, ENVIRONMENT), environment)
         argv = self.submit_argv(submission, script)
         command = shlex.join(argv)
         try:
-            result = self.run(argv, env=self.clean(submission.environment))
+            result = self.run(argv, self.clean(submission.environment), self.submit_stdin(script_text))
         except CommandTimeout as error:
             message = f"{argv[0]} did not answer within {self.settings.command_timeout_s:g} s"
             raise SubmitUnknown(message, self.name, command, error.stderr) from error
@@ -232,11 +237,11 @@ class BatchBackend(Backend):
             if result.returncode and not self.is_harmless_cancel(result.stderr or result.stdout):
                 self.require_success(result, "cannot cancel jobs")
 
-    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CommandResult:
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: str | None = None) -> CommandResult:
         """Run a scheduler command with a time limit and without variables that would change what it does."""
         environment = self.clean(os.environ) if env is None else env
         try:
-            return self.transport.run(argv, self.settings.command_timeout_s, env=environment)
+            return self.transport.run(argv, self.settings.command_timeout_s, stdin=stdin, env=environment)
         except CommandNotFound as error:
             raise CommandNotFound(str(error.args[0]), self.name, error.command) from None
 
