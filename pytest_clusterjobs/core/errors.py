@@ -119,8 +119,7 @@ class CommandTimeout(CommandError):
 
 
 class ConnectionLost(CommandError):
-    """Another machine cannot be reached now, or the connection broke while a command ran there: it may have had its
-    effect."""
+    """Another machine cannot be reached now, or the way there broke; a command may have had its effect."""
 
     transient: ClassVar[bool] = True
 

@@ -144,11 +144,12 @@ class FarTransport(Transport):
 
     @abstractmethod
     def get(self, directory: str, names: Sequence[str], target: str, timeout_s: float) -> list[str]:
-        """Copy files of the far machine here, in one stream and with one command.
+        """Copy files and folders of the far machine here, in one stream and with one command.
 
         Args:
             directory: A folder there.
-            names: What to copy of it, as paths relative to it. Those that are not there are left out.
+            names: What to copy of it, as paths relative to it. Those that are not there are left out; a folder comes
+                with all that is in it.
             target: The folder here; subfolders are made. Each file appears whole or not at all.
             timeout_s: Seconds after which it is given up.
 
