@@ -9,7 +9,7 @@ OLDEST := .venv-oldest
 REPORTS := build/test-reports
 PIP := -m pip install -q --disable-pip-version-check
 PYTEST := -m pytest -q -p no:cacheprovider
-LANES := slurm sge
+LANES := slurm sge sshd
 PARTS := lint types $(LANES) fast oldest slow docs
 
 comma := ,

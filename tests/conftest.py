@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -21,27 +23,28 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.extra_keyword_matches |= {f"lane_{name}" for mark in item.iter_markers("cluster_lane") for name in mark.args}
 
 
-@pytest.fixture(scope="session")
-def slurm_cluster() -> Iterator[RunningCluster]:
-    """Give a real Slurm of four nodes whose controller turns every 50 ms instead of every second."""
+@contextmanager
+def booted(kind: str, **options: Any) -> Iterator[RunningCluster]:
+    """Give a lane its cluster; one that cannot start skips the lane, or fails it where the lane is required."""
     name = f"lane-{os.getpid()}"
     try:
-        cluster = base.up(
-            "slurm",
-            name=name,
-            nodes=4,
-            cpus=4,
-            tick_ms=50,
-            partitions=["main", "short:1", "urgent:INFINITE:100", "scavenge:INFINITE:1"],
-        )
+        cluster = base.up(kind, name=name, **options)
     except ClusterBootError as error:
-        if "slurm" in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
+        if kind in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
             raise
-        pytest.skip(f"the slurm lane cannot start: {error}")
+        pytest.skip(f"the {kind} lane cannot start: {error}")
     try:
         yield cluster
     finally:
-        base.down("slurm", name)
+        base.down(kind, name)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[RunningCluster]:
+    """Give a real Slurm of four nodes whose controller turns every 50 ms instead of every second."""
+    partitions = ["main", "short:1", "urgent:INFINITE:100", "scavenge:INFINITE:1"]
+    with booted("slurm", nodes=4, cpus=4, tick_ms=50, partitions=partitions) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -55,17 +58,8 @@ def slurm(slurm_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> Run
 @pytest.fixture(scope="session")
 def sge_cluster() -> Iterator[RunningCluster]:
     """Give a real Grid Engine of 16 slots."""
-    name = f"lane-{os.getpid()}"
-    try:
-        cluster = base.up("sge", name=name, slots=16, queues=["short.q:00:10:00"])
-    except ClusterBootError as error:
-        if "sge" in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
-            raise
-        pytest.skip(f"the sge lane cannot start: {error}")
-    try:
+    with booted("sge", slots=16, queues=["short.q:00:10:00"]) as cluster:
         yield cluster
-    finally:
-        base.down("sge", name)
 
 
 @pytest.fixture
@@ -74,3 +68,18 @@ def sge(sge_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> Running
     for variable, value in sge_cluster.environment.items():
         monkeypatch.setenv(variable, value)
     return sge_cluster
+
+
+@pytest.fixture(scope="session")
+def sshd_cluster() -> Iterator[RunningCluster]:
+    """Give a real sshd on this machine."""
+    with booted("sshd") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sshd(sshd_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Give the lane's sshd, with this process's environment pointing to it."""
+    for variable, value in sshd_cluster.environment.items():
+        monkeypatch.setenv(variable, value)
+    return sshd_cluster

@@ -22,6 +22,7 @@ from pytest_clusterjobs.core.units import parse_memory
 KINDS = {
     "slurm": ("pytest_clusterjobs.cli.up:slurm", "A controller and several nodes, from the distribution's packages."),
     "sge": ("pytest_clusterjobs.cli.up:sge", "Grid Engine: a queue master and a host, from the same."),
+    "sshd": ("pytest_clusterjobs.cli.up:sshd", "This machine as if it were another one, for SSH."),
 }
 
 
@@ -79,6 +80,19 @@ def sge(name: str, memory: str | None, **options: Any) -> None:
     if memory is not None:
         asked["memory_bytes"] = parse_memory(memory)
     _start("sge", name, asked)
+
+
+@up.command()
+@click.option("--name", default="default", show_default=True, help="Tells several apart.")
+@click.option("--conf-line", "conf_lines", multiple=True, metavar="LINE", help="A line of sshd_config; repeatable.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Its directory: new or empty.")
+@click.option("--boot-timeout", "boot_timeout_s", type=float, metavar="SECONDS", help="Give up after.  [default: 30]")
+def sshd(name: str, **options: Any) -> None:
+    """Start an sshd on loopback with keys of its own, as root or not; one that is up already is given as it is.
+
+    eval "$(clusterjobs up sshd)"; ssh -F $CLUSTERJOBS_SSH_CONFIG $CLUSTERJOBS_SSH_HOST; clusterjobs down sshd
+    """
+    _start("sshd", name, {key: value for key, value in options.items() if value not in (None, ())})
 
 
 def _start(kind: str, name: str, options: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pytest_clusterjobs.core.naming import nearest
 KINDS: Mapping[str, str] = {
     "slurm": "pytest_clusterjobs.clusters.slurm",
     "sge": "pytest_clusterjobs.clusters.sge",
+    "sshd": "pytest_clusterjobs.clusters.sshd",
 }
 
 
