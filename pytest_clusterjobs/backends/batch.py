@@ -43,7 +43,6 @@ _RUN = """\
 cj_child= cj_signal=
 cj_on_signal() { cj_signal=$1; [ -z "$cj_child" ] || kill -s "$1" "$cj_child" 2>/dev/null; }
 trap 'cj_on_signal TERM' TERM
-trap 'cj_on_signal INT' INT
 trap 'cj_on_signal XCPU' XCPU"""
 
 _WAIT = """\
@@ -62,6 +61,8 @@ def shell_body(
     *,
     claimed: Sequence[str] = (),
     reserved_codes: Sequence[int] = (),
+    interrupt: str = "INT",
+    limit_signal: str = "",
 ) -> list[str]:
     """Give the lines of a job script below its directives, for bash.
 
@@ -71,6 +72,9 @@ def shell_body(
         index: A shell expression for the element's number in an array, from 0.
         claimed: Lines for the one copy that runs, before all others; ``$cj_dir`` is the job's directory.
         reserved_codes: Exit codes that mean something else to the scheduler: to it they become 1, to us they stay.
+        interrupt: What a SIGINT is passed on as; what runs in the background of a shell ignores SIGINT itself.
+        limit_signal: The signal, e.g. ``USR2``, by which the scheduler ends a job at its time limit. It is passed on as
+            SIGTERM; to us the job then ends by SIGTERM, to the scheduler by its own signal.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -93,6 +97,8 @@ def shell_body(
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
         _RUN,
+        f"trap 'cj_on_signal {interrupt}' INT",
+        *([f"cj_limit=; trap 'cj_limit=1; cj_on_signal TERM' {limit_signal}"] if limit_signal else []),
     ]
     if submission.spec.modules:
         lines += [_MODULE_INIT, *(_load_module(name) for name in submission.spec.modules)]
@@ -104,6 +110,8 @@ def shell_body(
     ]
     if submission.spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
+    if limit_signal:
+        lines.append(f'[ -z "$cj_limit" ] || {{ cj_code=143; exit $((128 + $(kill -l {limit_signal}))); }}')
     return [*lines, 'exit "$cj_code"']
 
 
