@@ -43,6 +43,7 @@ _RUN = """\
 cj_child= cj_signal=
 cj_on_signal() { cj_signal=$1; [ -z "$cj_child" ] || kill -s "$1" "$cj_child" 2>/dev/null; }
 trap 'cj_on_signal TERM' TERM
+trap 'cj_on_signal {interrupt}' INT
 trap 'cj_on_signal XCPU' XCPU"""
 
 _WAIT = """\
@@ -96,8 +97,7 @@ def shell_body(
         *claimed,
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
-        _RUN,
-        f"trap 'cj_on_signal {interrupt}' INT",
+        _RUN.replace("{interrupt}", interrupt),
         *([f"cj_limit=; trap 'cj_limit=1; cj_on_signal TERM' {limit_signal}"] if limit_signal else []),
     ]
     if submission.spec.modules:
