@@ -154,6 +154,8 @@ class Backend(ABC):
     capabilities: ClassVar[frozenset[Capability]]
     #: True: a query costs no command, and the listener is called at each change, so the engine need not poll.
     has_push: ClassVar[bool] = False
+    #: False: jobs see none of this machine's files, and the backend itself carries jobs' directories there and back.
+    shares_files: ClassVar[bool] = True
     #: Names of the ``options`` of its settings that it knows; a profile with another one is refused.
     option_names: ClassVar[frozenset[str]] = frozenset()
 

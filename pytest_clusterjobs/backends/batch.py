@@ -19,6 +19,7 @@ from pytest_clusterjobs.core.errors import (
     CommandError,
     CommandNotFound,
     CommandTimeout,
+    ConnectionLost,
     SpecError,
     SubmitUnknown,
 )
@@ -194,9 +195,9 @@ class BatchBackend(Backend):
     def submit(self, submission: Submission) -> Submitted:
         script = os.path.join(submission.directory, SCRIPT)
         script_text = self.without_skipped(self.render_script(submission))
-        self.transport.write(script, script_text.encode(), executable=True)
         environment = environment_text(self.job_environment(submission)).encode()
-        self.transport.write(os.path.join(submission.directory, ENVIRONMENT), environment)
+        files = {script: script_text.encode(), os.path.join(submission.directory, ENVIRONMENT): environment}
+        self.transport.write_many(files, executable=(script,))
         argv = self.submit_argv(submission, script)
         command = shlex.join(argv)
         try:
@@ -204,6 +205,8 @@ class BatchBackend(Backend):
         except CommandTimeout as error:
             message = f"{argv[0]} did not answer within {self.settings.command_timeout_s:g} s"
             raise SubmitUnknown(message, self.name, command, error.stderr) from error
+        except ConnectionLost as error:
+            raise SubmitUnknown(str(error.args[0]), self.name, command, error.stderr) from error
         return Submitted(self.parse_submit(result, len(submission.directories)), command)
 
     def without_skipped(self, script: str) -> str:
@@ -247,7 +250,9 @@ class BatchBackend(Backend):
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: str | None = None) -> CommandResult:
         """Run a scheduler command with a time limit and without variables that would change what it does."""
-        environment = self.clean(os.environ) if env is None else env
+        environment = None  # a login there has what its commands need
+        if self.transport.is_here:
+            environment = self.clean(os.environ) if env is None else env
         try:
             return self.transport.run(argv, self.settings.command_timeout_s, stdin=stdin, env=environment)
         except CommandNotFound as error:

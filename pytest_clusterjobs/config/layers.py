@@ -110,11 +110,14 @@ class Configuration:
         backend = self.backend_of(name)
         line = self._line_of(name)
         below = [backend] if backend in self.profiles and backend not in line else []
+        sections = [(document, ("profiles", each)) for each in [*below, *line] for document in self._documents]
+        is_far = any("host" in _section(*section) for section in sections)
         found = {"backend": Sourced(backend, "its name")}
         found.update(self.shared())
-        for each in [*below, *line]:
-            for document in self._documents:
-                found.update(_flat(document, ("profiles", each)))
+        if is_far:
+            found.pop("workdir", None)  # that is a directory here
+        for document, path in sections:
+            found.update(_flat(document, path, is_far=is_far))
         found.pop("extends", None)
         return found
 
@@ -143,7 +146,8 @@ class Configuration:
         Raises:
             UnknownBackendError: There is neither.
         """
-        settings = {key: each.value for key, each in self.settings(name).items() if key not in overridden}
+        own = self.settings(name)
+        settings = {key: own[key].value for key in own if key not in overridden or (key == "workdir" and "host" in own)}
         job = {key: value for key, value in settings.items() if key in SPEC_ARGUMENTS and key != "backend"}
         if env := _under("env.", settings):
             job["env"] = env
@@ -151,13 +155,14 @@ class Configuration:
             name,
             settings["backend"],
             make_spec(**job) if job else None,
-            settings.get("python"),
-            _seconds(settings.get("command_timeout")),
-            _seconds(settings.get("lost_after")),
-            settings.get("workdir"),
-            settings.get("max_jobs"),
-            _texts(settings.get("directives_skip")),
-            _under("options.", settings),
+            host=settings.get("host"),
+            python=settings.get("python"),
+            command_timeout_s=_seconds(settings.get("command_timeout")),
+            lost_after_s=_seconds(settings.get("lost_after")),
+            workdir=settings.get("workdir"),
+            max_jobs=settings.get("max_jobs"),
+            directives_skip=_texts(settings.get("directives_skip")),
+            options=_under("options.", settings),
         )
 
     def _line_of(self, name: str) -> list[str]:
@@ -244,7 +249,8 @@ def _section(document: Document, path: KeyPath) -> Mapping[Any, Any]:
     return found
 
 
-def _flat(document: Document, path: KeyPath) -> Iterator[tuple[str, Sourced]]:
+def _flat(document: Document, path: KeyPath, *, is_far: bool = False) -> Iterator[tuple[str, Sourced]]:
+    """Give a section's settings by key; paths are relative to the file, unless they are of another machine."""
     from pytest_clusterjobs.config.profiles import absolute
 
     for key, value in _section(document, path).items():
@@ -252,7 +258,8 @@ def _flat(document: Document, path: KeyPath) -> Iterator[tuple[str, Sourced]]:
             for name, text in _mapping(value).items():
                 yield f"{key}.{name}", _sourced(text, document, (*path, key, name))
             continue
-        if key == "workdir" or (key == "python" and ("/" in value or value.startswith("~"))):
+        is_path = key == "workdir" or (key == "python" and ("/" in value or value.startswith("~")))
+        if is_path and not is_far:
             value = absolute(value, document)
         yield "partition" if key == "queue" else key, _sourced(value, document, (*path, key))
 

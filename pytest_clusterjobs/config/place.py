@@ -18,13 +18,15 @@ class Place:
     backend: str
     #: Defaults for its jobs, or None for none.
     defaults: JobSpec | None = None
+    #: The machine where the scheduler is spoken to, as ssh knows it, or None for this one.
+    host: str | None = None
     #: The Python that runs the jobs.
     python: str | None = None
     #: Seconds after which a scheduler command is killed.
     command_timeout_s: float | None = None
     #: Seconds that a job may be unknown to every source before it counts as lost.
     lost_after_s: float | None = None
-    #: The run's work directory must be this one.
+    #: With a host: the directory there for the jobs' files. Else the run's work directory must be this one.
     workdir: str | None = None
     #: The run's limit on unfinished jobs must be this one.
     max_jobs: int | None = None

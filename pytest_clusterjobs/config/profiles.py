@@ -67,6 +67,13 @@ def _text(name: str) -> Callable[[Any], object]:
     return check
 
 
+def _host(value: Any) -> object:
+    _text("host")(value)
+    if value.startswith("-") or any(char.isspace() for char in value):
+        raise SpecError(f"host={value!r} must be a host as ssh knows it: name, user@name, or ssh://user@name:port")
+    return value
+
+
 def _count(value: Any) -> object:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SpecError(f"max_jobs={value!r} must be a whole number, 1 or more")
@@ -101,6 +108,13 @@ def _options(value: Any) -> object:
 KEYS: tuple[Key, ...] = (
     Key("backend", _TEXT, "name of the backend", _text("backend"), False),
     Key("extends", _TEXT, "name of a profile whose settings lie below this one's", _text("extends"), False),
+    Key(
+        "host",
+        _TEXT,
+        "machine where the scheduler is spoken to, as ssh knows it; jobs' files then lie there",
+        _host,
+        False,
+    ),
     Key("partition", _TEXT, "partition or queue", _job("partition")),
     Key("queue", _TEXT, "another word for partition", _job("queue")),
     Key("account", _TEXT, "account or project that pays", _job("account")),
@@ -140,7 +154,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "workdir",
         _TEXT,
-        "directory for the jobs' files, which the nodes must see under the same name; one for the whole run",
+        "directory for the jobs' files, which the nodes must see under the same name; one for the whole run. With a "
+        "host: the directory there, .clusterjobs in the home directory unless given",
         _text("workdir"),
     ),
     Key("max_jobs", _COUNT, "at most so many unfinished jobs at once; one for the whole run", _count),

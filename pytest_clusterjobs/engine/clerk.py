@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_clusterjobs.backends.base import Backend, QueuedJob
-from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, SubmitLimit, SubmitUnknown
+from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, ConnectionLost, SubmitLimit, SubmitUnknown
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import verdict
 from pytest_clusterjobs.engine.monitor import by_exit_code
 from pytest_clusterjobs.engine.tracking import Batch, Tracked
 
 if TYPE_CHECKING:
+    from pytest_clusterjobs.engine.ferry import Ferry
     from pytest_clusterjobs.engine.run import Run
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -55,8 +56,10 @@ _SCHEDULER_ENDED_IT = frozenset(
 class Clerk:
     """Submits what waits with us, asks about jobs, cancels. `step` does one round; the thread only calls it."""
 
-    def __init__(self, run: Run, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
-        self._run, self._backend, self._clock = run, backend, clock
+    def __init__(
+        self, run: Run, backend: Backend, clock: Callable[[], float] = time.monotonic, ferry: Ferry | None = None
+    ) -> None:
+        self._run, self._backend, self._clock, self._ferry = run, backend, clock, ferry
         self._waiting: list[Batch] = []
         self._wake = threading.Event()
         self._stop = False
@@ -130,8 +133,12 @@ class Clerk:
         now = self._clock()
         batch.tries += 1
         try:
-            submitted = self._backend.submit(batch.submission)
+            submission = batch.submission if self._ferry is None else self._ferry.carry(batch.submission)
+            submitted = self._backend.submit(submission)
         except SubmitLimit as error:
+            self._put_off(batch, error, now)
+        except ConnectionLost as error:  # on the way, before the submit command
+            batch.trouble_since = now if batch.trouble_since is None else batch.trouble_since
             self._put_off(batch, error, now)
         except SubmitUnknown as error:
             batch.lost_since, batch.absences = now, 0
@@ -296,7 +303,7 @@ class Clerk:
         run, prefix = self._run, f"cj-{self._run.run_id}-"
         if not run.has_other_workers:
             return self._clock(), self._backend.query(prefix)
-        name = f"queue-{self._backend.name}"
+        name = f"queue-{run.place_of(self._backend).name}"
         with run.store.locked(name, wait=False) as is_mine:
             kept = run.store.read_shared(f"{name}.json")
             age_s = time.time() - kept["asked_at"] if kept else float("inf")
@@ -331,9 +338,22 @@ class Clerk:
             since = tracked.ended_since or tracked.missing_since or now
         # Only its own evidence or another source can tell; the evidence first, once it has had time to show.
         if now - since >= _SETTLE_S or tracked.unexplained_since is not None or tracked.cancel_reason is not None:
+            if not self._can_fetch(tracked):
+                return
             if run.ledger.end_with_evidence(tracked, lambda: None):
                 return
             self._explain(tracked, status, now, since)
+
+    def _can_fetch(self, tracked: Tracked) -> bool:
+        """Bring what a job has left here that ended without a mark; False when it cannot be brought now."""
+        if self._ferry is None:
+            return True
+        try:
+            self._ferry.fetch([tracked.job.record.directory])
+        except ClusterJobsError as error:
+            self._run.ledger.note_problem(f"cannot fetch what {tracked.job.record.name} left: {error.args[0]}")
+            return False
+        return True
 
     def _judge_living(self, tracked: Tracked, status: JobStatus, now: float) -> None:
         run = self._run
@@ -341,6 +361,8 @@ class Clerk:
         if status.state is JobState.PENDING:
             if tracked.started is not None or tracked.code is not None:
                 run.ledger.note_requeue(tracked, status)
+                if self._ferry is not None:
+                    self._ferry.forget(tracked.job.job_id)
             if status.is_hopeless and tracked.cancel_reason is None:
                 run.cancel_tracked(tracked, status.reason or ExitReason.NEVER_STARTS, status.detail)
         elif tracked.unexplained_since is not None and now - tracked.unexplained_since > _EXPLAIN_S:

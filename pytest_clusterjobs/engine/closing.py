@@ -129,13 +129,18 @@ def journal_lines(run: Run, path: str) -> Iterable[dict[str, object]]:
 
 
 def _tidy(run: Run, report: CloseReport) -> None:
-    if not run.store.exists:
-        return
-    for record in run.records:
+    for record in run.records if run.store.exists else ():
         record.is_kept = _is_kept(run, record)
         if record.is_kept:
             report.kept.append(record.directory)
     kept = tuple(report.kept)
+    for name, ferry in run.open_ferries().items():
+        try:
+            ferry.close([record.directory for record in run.records if record.is_kept and record.backend == name])
+        except ClusterJobsError as error:
+            report.problems.append(f"{name}: {error.args[0]}")
+    if not run.store.exists:
+        return
     for name in run.store.transport.list_names(run.store.directory):
         path = os.path.join(run.store.directory, name)
         if not any(each == path or each.startswith(path + os.sep) for each in kept):

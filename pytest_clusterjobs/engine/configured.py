@@ -85,7 +85,8 @@ class Configured:
             found.update(self.configuration.shared() if name is None else self.configuration.settings(name))
         elif name is not None:
             found["backend"] = Sourced(name, "its name")
-        found.update(self.above)
+        is_far = "host" in found
+        found.update((key, each) for key, each in self.above.items() if not (is_far and key == "workdir"))
         first = {key: found.pop(key) for key in ("backend",) if key in found}
         return {**first, **dict(sorted(found.items()))}
 
@@ -108,9 +109,9 @@ class Configured:
         return self.configuration.place(name, self.above)
 
     def workdirs(self) -> list[str]:
-        """Give the work directories that files name, each once."""
-        places = [self.place(name).workdir for name in (*self._known(), *self.profiles)] if self.configuration else []
-        return list(dict.fromkeys(path for path in places if path))
+        """Give the work directories here that files name, each once."""
+        places = [self.place(name) for name in (*self._known(), *self.profiles)] if self.configuration else []
+        return list(dict.fromkeys(place.workdir for place in places if place.workdir and not place.host))
 
     def of_the_run(self, names: Iterable[str]) -> dict[str, Any]:
         """Give the work directory and the limit on jobs of a run on these places, where files name them.
@@ -121,7 +122,7 @@ class Configured:
         places = [self.place(name) for name in names] if self.configuration else []
         found: dict[str, Any] = {}
         for key in OF_THE_RUN:
-            values = {place.name: getattr(place, key) for place in places}
+            values = {place.name: getattr(place, key) for place in places if not (place.host and key == "workdir")}
             if len(set(values.values())) > 1:
                 said = ", ".join(f"{name}: {value}" for name, value in values.items())
                 raise ConfigError(

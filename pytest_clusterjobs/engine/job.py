@@ -162,6 +162,7 @@ class Job(Generic[R]):
 
     def logs(self) -> Logs:
         """Give what it printed: all after its end, so far before."""
+        self._run.fetch_logs(self)
         store, directory = self._run.store, self.record.directory
         return Logs(store.read_log(directory, STDOUT), store.read_log(directory, STDERR))
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_clusterjobs.backends import registry
-from pytest_clusterjobs.backends.base import Backend, BackendSettings, Capability, Submission
+from pytest_clusterjobs.backends.base import Backend, Capability, Submission
 from pytest_clusterjobs.config.place import Place
-from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
 from pytest_clusterjobs.core.errors import ConfigError, UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord
@@ -26,14 +26,17 @@ from pytest_clusterjobs.engine.callbacks import Callbacks
 from pytest_clusterjobs.engine.clerk import Clerk
 from pytest_clusterjobs.engine.closing import CloseReport
 from pytest_clusterjobs.engine.current import refuse_now
+from pytest_clusterjobs.engine.ferry import Ferry
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.ledger import Ledger
 from pytest_clusterjobs.engine.monitor import Monitor
+from pytest_clusterjobs.engine.opening import FAR_PYTHON, open_backend
 from pytest_clusterjobs.engine.probe import Probe
 from pytest_clusterjobs.engine.room import Room
 from pytest_clusterjobs.engine.store import Store
 from pytest_clusterjobs.engine.tracking import Batch, Tracked
 from pytest_clusterjobs.engine.work import Work, command_work, inherited_environment, name_of, prepare
+from pytest_clusterjobs.transports.base import FarTransport
 from pytest_clusterjobs.transports.local import LocalTransport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -96,6 +99,7 @@ class Run:
         self._places: dict[str, Place] = {}
         self._backends: dict[str, Backend] = {}
         self._clerks: dict[str, Clerk] = {}
+        self._ferries: dict[str, Ferry] = {}
         self._monitor = Monitor(self, clock)
         self._probes: dict[str, Probe] = {}
         self._numbers = itertools.count(1)
@@ -177,16 +181,14 @@ class Run:
         with self.ledger.lock:
             if name not in self._backends:
                 place = self.place(name)
-                settings = BackendSettings(
-                    place.command_timeout_s or self.settings.command_timeout_s,
-                    place.python or self.settings.python,
-                    place.options,
-                    place.directives_skip,
-                )
-                backend = registry.create(place.backend, LocalTransport(), settings)
+                backend = open_backend(place, self.settings)
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
-                self._clerks[name] = Clerk(self, backend, self._clock)
+                if isinstance(backend.transport, FarTransport) and backend.shares_files:
+                    self._ferries[name] = Ferry(
+                        self.store, backend.transport, place.workdir or WORKDIR_NAME, backend.settings.command_timeout_s
+                    )
+                self._clerks[name] = Clerk(self, backend, self._clock, self._ferries.get(name))
             return self._backends[name]
 
     def probe(self, name: str) -> Probe:
@@ -312,7 +314,7 @@ class Run:
         """Raise `ConfigError` where a profile wants something else of the run than it has."""
         for key in ("workdir", "max_jobs"):
             own, ours = getattr(place, key), getattr(self.settings, key)
-            if own is not None and own != ours:
+            if own is not None and own != ours and not (place.host and key == "workdir"):
                 raise ConfigError(
                     f"the profile {place.name!r} has {key}={own!r}, and this run has {ours!r}; it is one for the whole "
                     f"run: select the profile for it with --cluster={place.name}, or give CLUSTERJOBS_{key.upper()}"
@@ -358,7 +360,8 @@ class Run:
         directory = os.path.join(self.store.directory, f"{number}-{slug(works[0].spec.name or works[0].label)}")
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
         is_durable = Capability.DETACHED in backend.capabilities
-        paths = prepare(self.store, works, ids, directory, is_durable=is_durable)
+        sees_us = backend.shares_files and backend.transport.is_here
+        paths = prepare(self.store, works, ids, directory, is_durable=is_durable, shares_files=sees_us)
         now, tracked = self._clock(), []
         for made, job_id, path in zip(members, ids, paths, strict=True):
             record = made.job.record
@@ -372,8 +375,8 @@ class Run:
             directory=directory,
             markers=tuple(self.store.mark(job_id) for job_id in ids),
             runner=self.store.runner,
-            python=self.place(members[0].backend).python or self.settings.python,
-            environment=inherited_environment(spec.inherit_env),
+            python=self.place(members[0].backend).python or (self.settings.python if sees_us else FAR_PYTHON),
+            environment=inherited_environment(spec.inherit_env) if sees_us else {},
             max_concurrent=max_concurrent,
         )
         batch = Batch(tracked, submission, backend, members[0].depends_on)
@@ -388,6 +391,12 @@ class Run:
                 self.store.transport.remove(os.path.join(job.record.directory, name))
 
     # ------------------------------------------------------------ while it runs
+
+    def fetch_logs(self, job: Job[Any]) -> None:
+        """Bring what an unfinished job has printed so far here, where that has to be brought."""
+        ferry = self._ferries.get(job.record.backend)
+        if ferry is not None and job.record.native_id and not job.record.state.is_terminal:
+            ferry.fetch_logs(job.record.directory)
 
     def look(self, job: Job[Any]) -> None:
         """Bring a job up to date as far as that costs no command."""
@@ -475,8 +484,15 @@ class Run:
         """Give the backends that were used."""
         return list(self._backends.values())
 
+    def open_ferries(self) -> dict[str, Ferry]:
+        """Give the ways of files to far machines that were used, by the names of their places."""
+        return dict(self._ferries)
+
     def settle(self) -> None:
         """Take in marks and changes now."""
+        if self.ledger.unfinished():
+            for ferry in self._ferries.values():
+                ferry.sweep()
         self._monitor.step(self._clock())
 
     def keep_jobs_of(self, test_id: str) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.core.errors import StoreError
-from pytest_clusterjobs.engine.payload import Payload, checksum, import_path, shipped_library
+from pytest_clusterjobs.engine.payload import checksum, shipped_library
 from pytest_clusterjobs.node import runner
 from pytest_clusterjobs.transports.base import Transport
 
@@ -141,7 +141,7 @@ class Store:
     # ------------------------------------------------------------ jobs
 
     def make_job(self, directory: str, order: Mapping[str, Any]) -> None:
-        """Make a job's directory with its order.
+        """Make a job's directory with its order, whose paths are relative to it: the run may be moved as a whole.
 
         Raises:
             StoreError: It cannot be made.
@@ -150,22 +150,15 @@ class Store:
         complete = {
             "protocol": runner.PROTOCOL,
             "python": list(sys.version_info[:2]),
-            "lib": self.lib,
-            "sys_path": import_path(),
+            "lib": os.path.relpath(self.lib, directory),
             **order,
         }
         self.transport.write(os.path.join(directory, runner.ORDER), json.dumps(complete).encode())
 
-    def write_payload(self, directory: str, payload: Payload) -> tuple[dict[str, str], bytes]:
-        """Write the function beside the jobs that call it, and give how an order refers to it."""
-        self.transport.make_directory(directory)
-        return self.write_part(directory, "function.pkl", payload.function), payload.function
-
     def write_part(self, directory: str, name: str, data: bytes) -> dict[str, str]:
-        """Write a pickle and give how an order refers to it: its path and checksum."""
-        path = os.path.join(directory, name)
-        self.transport.write(path, data)
-        return {"path": path, "sha256": checksum(data)}
+        """Write a pickle and give how the order of a job beside it refers to it: its path and checksum."""
+        self.transport.write(os.path.join(directory, name), data)
+        return {"path": name, "sha256": checksum(data)}
 
     def read_envelope(self, directory: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
         """Give an envelope's header and segments after the checksum was compared; None when there is none.

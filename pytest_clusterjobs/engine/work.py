@@ -12,7 +12,7 @@ from typing import Any
 from pytest_clusterjobs.core.errors import SpecError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.spec import JobSpec
-from pytest_clusterjobs.engine.payload import Payload, pack
+from pytest_clusterjobs.engine.payload import Payload, import_path, pack
 from pytest_clusterjobs.engine.store import Store
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -65,7 +65,13 @@ def name_of(run_id: str, job_id: str, work: Work) -> str:
 
 
 def prepare(
-    store: Store, works: Sequence[Work], job_ids: Sequence[str], directory: str, *, is_durable: bool
+    store: Store,
+    works: Sequence[Work],
+    job_ids: Sequence[str],
+    directory: str,
+    *,
+    is_durable: bool,
+    shares_files: bool = True,
 ) -> tuple[str, ...]:
     """Make the directories of jobs that are submitted together, with all that their nodes need.
 
@@ -75,6 +81,7 @@ def prepare(
         job_ids: Their ids.
         directory: Where they are made.
         is_durable: Have results written through to the disk: another machine may read them, or this one later.
+        shares_files: Have them run in this process's working directory, with its import path; else in their own.
 
     Returns:
         The jobs' directories: ``directory`` itself for one job, ``directory/0`` and so on for several.
@@ -86,10 +93,11 @@ def prepare(
     payloads = _pack_all(works)
     store.transport.make_directory(directory)
     paths = (directory,) if len(works) == 1 else tuple(os.path.join(directory, str(i)) for i in range(len(works)))
+    here = {"cwd": os.getcwd(), "sys_path": import_path()} if shares_files else {}
     functions: dict[int, dict[str, str]] = {}
     used: dict[int, int] = {}
     for work, job_id, path in zip(works, job_ids, paths, strict=True):
-        order: dict[str, Any] = {"job_id": job_id, "label": work.label, "cwd": os.getcwd(), "kind": "command"}
+        order: dict[str, Any] = {"job_id": job_id, "label": work.label, "kind": "command", **here}
         order["fsync"] = is_durable
         if work.function is None:
             order["argv"] = list(work.argv)
@@ -97,7 +105,8 @@ def prepare(
             key = id(work.function)
             payload = payloads[key]
             if key not in functions:
-                functions[key] = store.write_part(directory, f"function-{len(functions)}.pkl", payload.function)
+                part = store.write_part(directory, f"function-{len(functions)}.pkl", payload.function)
+                functions[key] = {**part, "path": os.path.join(os.path.relpath(directory, path), part["path"])}
             store.transport.make_directory(path)
             arguments = store.write_part(path, "arguments.pkl", payload.arguments[used.setdefault(key, 0)])
             used[key] += 1

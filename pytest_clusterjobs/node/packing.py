@@ -126,9 +126,9 @@ def loads(data: bytes) -> "Any":
     return pickle.loads(data)  # noqa: S301
 
 
-def load_checked(part: "Dict[str, str]") -> "Any":
-    """Unpickle a file of the job's directory after its checksum was compared."""
-    with open(part["path"], "rb") as file:
+def load_checked(part: "Dict[str, str]", directory: str) -> "Any":
+    """Unpickle a file, named relative to the job's directory, after its checksum was compared."""
+    with open(os.path.join(directory, part["path"]), "rb") as file:
         data = file.read()
     if sha256(data) != part["sha256"]:
         raise ValueError("{} is not what was sent: its checksum differs".format(part["path"]))

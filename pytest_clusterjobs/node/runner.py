@@ -38,7 +38,7 @@ def main(directory: str) -> int:
     started_at, started = time.time(), time.monotonic()
     with open(os.path.join(directory, ORDER), encoding="utf-8") as file:
         order = read_json(file.read())  # type: Dict[str, Any]
-    set_up_process(order)
+    set_up_process(order, directory)
     write_new(os.path.join(directory, START), json_text(start_facts(started_at)).encode())
     header, segments = perform(order, directory)
     for stream in (sys.stdout, sys.stderr):
@@ -51,11 +51,11 @@ def main(directory: str) -> int:
     return int(header["exit_code"])
 
 
-def set_up_process(order: "Dict[str, Any]") -> None:
-    """Give the process what a login would, and the import path of the place where the job was made."""
+def set_up_process(order: "Dict[str, Any]", directory: str) -> None:
+    """Give the process what a login would, and the working directory and import path of the place that made the job."""
     if not {"HOME", "USER", "LOGNAME"} <= set(os.environ):
         name_user()
-    os.environ["PWD"] = enter(order.get("cwd") or os.getcwd())
+    os.environ["PWD"] = enter(order.get("cwd") or directory)
     os.environ["CLUSTERJOBS_JOB_ID"] = order["job_id"]
     # A crash would leave a core file of any size where the tests were started. The function may raise the limit again.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -97,9 +97,9 @@ def perform(order: "Dict[str, Any]", directory: str) -> "Tuple[Dict[str, Any], S
             "minor versions".format(wanted[0], wanted[1], sys.version.split()[0], sys.executable),
         )
     try:
-        packing.use_cloudpickle_of(order["lib"])
-        function = packing.load_checked(order["function"])
-        args, kwargs = packing.load_checked(order["arguments"])
+        packing.use_cloudpickle_of(os.path.join(directory, order["lib"]))
+        function = packing.load_checked(order["function"], directory)
+        args, kwargs = packing.load_checked(order["arguments"], directory)
     except BaseException:
         import traceback
 

@@ -6,7 +6,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,10 @@ class CommandResult:
     stdout: str
     #: Decoded as UTF-8, undecodable bytes replaced.
     stderr: str
+
+
+#: A command on another machine, as the process here that stands for it, with pipes for its three streams.
+Channel: TypeAlias = "subprocess.Popen[bytes]"
 
 
 class Transport(ABC):
@@ -161,10 +165,8 @@ class FarTransport(Transport):
         """
 
     @abstractmethod
-    def open(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    def open(self, argv: Sequence[str]) -> Channel:
         """Start a command there that runs until its standard input closes, or until the connection breaks.
 
-        Returns:
-            The process here that stands for it, with pipes for all three streams. Killing it does not end the far
-            command; closing its standard input must.
+        Killing the process here does not end the far command; closing its standard input must.
         """

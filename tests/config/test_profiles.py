@@ -177,12 +177,47 @@ def test_every_key_arrives_where_it_belongs(project: Path) -> None:
 
 
 def test_the_whole_profile_has_every_key() -> None:
-    assert all(f"    {name}:" in WHOLE for name in profiles.NAMES if name not in ("extends", "partition"))
+    assert all(f"    {name}:" in WHOLE for name in profiles.NAMES if name not in ("extends", "partition", "host"))
 
 
 @pytest.mark.parametrize("python", ["python3.11", "/opt/python"])
 def test_python_by_name_or_path_stays_as_it_is(project: Path, python: str) -> None:
     assert written(project, f"defaults: {{python: {python}}}").place("local").python == python
+
+
+class TestHost:
+    """Paths of a profile with a host are paths there."""
+
+    TEXT = """
+defaults: {workdir: here, python: /opt/python}
+profiles:
+  site: {backend: slurm, host: me@login.example.org, workdir: ~/jobs}
+  short: {extends: site, workdir: jobs, python: ~/venv/bin/python}
+  plain: {backend: slurm, host: login}
+"""
+
+    def test_paths_stay_as_they_are_written(self, project: Path) -> None:
+        configuration = written(project, self.TEXT)
+        site, short = configuration.place("site"), configuration.place("short")
+        assert (site.host, site.workdir) == ("me@login.example.org", "~/jobs")
+        assert (short.host, short.workdir, short.python) == ("me@login.example.org", "jobs", "~/venv/bin/python")
+
+    def test_the_directory_of_all_runs_is_none_there(self, project: Path) -> None:
+        assert written(project, self.TEXT).place("plain").workdir is None
+
+    def test_what_is_given_above_the_files_is_here(self, project: Path) -> None:
+        assert written(project, self.TEXT).place("site", {"workdir"}).workdir == "~/jobs"
+
+    def test_a_run_here_and_there_has_its_own_directory_here(self, project: Path) -> None:
+        written(project, self.TEXT)
+        configured = Configured(str(project))
+        assert configured.of_the_run(["local", "site", "plain"]) == {"workdir": str(project / "here")}
+        assert configured.workdirs() == [str(project / "here")]
+
+    @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", ""])
+    def test_what_is_no_host_is_refused(self, project: Path, host: str) -> None:
+        with pytest.raises(ConfigError, match="profiles.site.host: host="):
+            written(project, f"profiles: {{site: {{backend: slurm, host: '{host}'}}}}")
 
 
 # ---------------------------------------------------------------- what it may not say

@@ -35,7 +35,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def orders(store: Store, *works: Work, is_durable: bool = True) -> list[dict[str, Any]]:
     ids = [f"1.{index}" for index in range(len(works))]
     paths = prepare(store, works, ids, os.path.join(store.directory, "1-x"), is_durable=is_durable)
-    return [json.loads(Path(path, "order.json").read_text()) for path in paths]
+    made = [json.loads(Path(path, "order.json").read_text()) for path in paths]
+    for order, path in zip(made, paths, strict=True):
+        for part in ("function", "arguments"):
+            if part in order:
+                order[part]["path"] = os.path.normpath(os.path.join(path, order[part]["path"]))
+    return made
 
 
 def double(numbers: list[int]) -> list[int]:
