@@ -163,6 +163,11 @@ class Backend(ABC):
         self.transport = transport
         self.settings = settings
 
+    @property
+    def sees_files(self) -> bool:
+        """True when jobs see this machine's files, under the same paths."""
+        return self.shares_files and self.transport.is_here
+
     @abstractmethod
     def check(self) -> BackendInfo:
         """Ask the scheduler itself whether it can be used from here.

@@ -7,14 +7,16 @@ import os
 import click
 
 from pytest_clusterjobs.config.settings import WORKDIR_NAME
-from pytest_clusterjobs.engine.configured import standalone
-from pytest_clusterjobs.engine.reap import ReapReport, reap_run, reap_workdir
+from pytest_clusterjobs.engine.configured import Configured, standalone
+from pytest_clusterjobs.engine.reap import ReapReport, reap_run, reap_workdir, where_jobs_outlive
 
 
 @click.command()
 @click.argument("workdirs", nargs=-1, type=click.Path(exists=True, file_okay=False))
 @click.option("--run", "run_id", help="Cancel the jobs of one run by its id, without its directory.")
-@click.option("--cluster", "backends", multiple=True, help="With --run: the backends to ask.  [default: slurm]")
+@click.option(
+    "--cluster", "backends", multiple=True, help="With --run: backends or profiles to ask.  [default: all that answer]"
+)
 @click.option("--keep", is_flag=True, help="Leave the directories of the dead runs.")
 @click.option("--kept-too", is_flag=True, help="Also remove what runs that ended in order have kept.")
 def reap(workdirs: tuple[str, ...], run_id: str | None, backends: tuple[str, ...], keep: bool, kept_too: bool) -> None:
@@ -23,12 +25,14 @@ def reap(workdirs: tuple[str, ...], run_id: str | None, backends: tuple[str, ...
     WORKDIRS hold the runs; by default the nearest .clusterjobs upwards from here, and those of the configuration.
     Living runs are left alone. Exits with 1 when something is left.
     """
+    configured = standalone()
     if run_id is not None:
-        reports = [reap_run(run_id, list(backends) or ["slurm"])]
+        reports = [reap_run(run_id, backends or where_jobs_outlive(), configured.place)]
     else:
-        places = list(workdirs) or _nearest_workdir()
         reports = [
-            report for place in places for report in reap_workdir(os.path.abspath(place), keep=keep, kept_too=kept_too)
+            report
+            for folder in list(workdirs) or _nearest_workdirs(configured)
+            for report in reap_workdir(os.path.abspath(folder), keep=keep, kept_too=kept_too, places=configured.place)
         ]
     for report in reports:
         _tell(report)
@@ -38,10 +42,10 @@ def reap(workdirs: tuple[str, ...], run_id: str | None, backends: tuple[str, ...
         raise SystemExit(1)
 
 
-def _nearest_workdir() -> list[str]:
+def _nearest_workdirs(configuration: Configured) -> list[str]:
     if given := os.environ.get("CLUSTERJOBS_WORKDIR"):
         return [given]
-    configured = [path for path in standalone().workdirs() if os.path.isdir(path)]
+    configured = [path for path in configuration.workdirs() if os.path.isdir(path)]
     place = os.getcwd()
     while not os.path.isdir(os.path.join(place, WORKDIR_NAME)):
         if place == os.path.dirname(place):

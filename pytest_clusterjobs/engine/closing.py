@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_clusterjobs.backends.base import ENVIRONMENT, Backend
+from pytest_clusterjobs.backends.base import ENVIRONMENT, Backend, Capability
 from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.state import ExitReason, JobState
@@ -46,10 +46,10 @@ def close(run: Run, report: CloseReport) -> None:
         report.cancelled.append(tracked.job.record)
     for backend in run.open_backends():
         ids = [tracked.job.native_id for tracked in left if tracked.backend is backend and tracked.accepted is not None]
-        if backend.has_push:
-            _guarded(report, backend, ids)
-        elif any(record.backend == run.place_of(backend).name for record in run.records):
-            _guarded(report, backend, ids)
+        if not any(record.backend == run.place_of(backend).name for record in run.records):
+            continue
+        _guarded(report, backend, ids)
+        if Capability.DETACHED in backend.capabilities:
             report.leaked += wait_until_gone(backend, report.problems, own_prefix(run))
     run.settle()
     for tracked in run.ledger.unfinished():
@@ -101,7 +101,7 @@ def adopt(run: Run, worker: str) -> list[str]:
     gone = []
     for name in sorted(names):
         backend = run.backend(name)
-        if backend.has_push:
+        if Capability.DETACHED not in backend.capabilities:
             continue  # its jobs died with it
         prefix = f"cj-{run.run_id}-{worker}."
         try:

@@ -11,7 +11,10 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+
 from pytest_clusterjobs.backends.base import ENVIRONMENT, Submission
+from pytest_clusterjobs.config.place import Place
+from pytest_clusterjobs.config.settings import WORKDIR_NAME
 from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, StoreError
 from pytest_clusterjobs.engine.store import STDERR, STDOUT, Store
 from pytest_clusterjobs.node.runner import ENVELOPE, START
@@ -58,15 +61,15 @@ class Ferry:
     Args:
         store: Where the copies here are.
         transport: The way there.
-        workdir: Directory there that holds the runs' directories: absolute, or relative to the home directory.
+        place: Names the directory there that holds the runs' directories.
         timeout_s: Seconds that a short command may take.
     """
 
-    def __init__(self, store: Store, transport: FarTransport, workdir: str, timeout_s: float) -> None:
+    def __init__(self, store: Store, transport: FarTransport, place: Place, timeout_s: float) -> None:
         self.transport = transport
-        self._store, self._workdir, self._timeout_s = store, workdir, timeout_s
+        self._store, self._place, self._timeout_s = store, place, timeout_s
         self._lock = threading.RLock()
-        self._root = self._home = ""
+        self._root = ""
         self._is_there = self._stop = False
         self._known: set[str] = set()
         self._tries: dict[str, int] = {}
@@ -84,21 +87,9 @@ class Ferry:
         """
         with self._lock:
             if not self._root:
-                name = os.path.basename(self._store.root)
-                name = name if self._store.worker == "main" else f"{name}.{self._store.worker}"
-                self._root = os.path.join(self.there(self._workdir), name)
+                workdir = absolute_there(self.transport, self._place.workdir or WORKDIR_NAME, self._timeout_s)
+                self._root = os.path.join(workdir, _name_there(self._store.run_id, self._store.worker))
             return self._root
-
-    def there(self, path: str) -> str:
-        """Give a path of the far machine as an absolute one: ``~/x`` and ``x`` are in the home directory there."""
-        if os.path.isabs(path):
-            return os.path.normpath(path)
-        with self._lock:
-            if not self._home:
-                self._home = self.transport.run(["sh", "-c", "cd && pwd"], self._timeout_s).stdout.strip()
-        if not os.path.isabs(self._home):
-            raise StoreError(f"{self.transport.host}: no home directory; give the profile an absolute workdir")
-        return os.path.normpath(os.path.join(self._home, path.removeprefix("~/") if path != "~" else ""))
 
     def far(self, path: str) -> str:
         """Give the path there of something of the run here."""
@@ -135,8 +126,11 @@ class Ferry:
             directory=self.far(submission.directory),
             markers=tuple(map(self.far, submission.markers)),
             runner=self.far(submission.runner),
-            python=self.there(submission.python) if submission.python.startswith("~") else submission.python,
+            python=self._python(submission.python),
         )
+
+    def _python(self, python: str) -> str:
+        return absolute_there(self.transport, python, self._timeout_s) if python.startswith("~") else python
 
     # ------------------------------------------------------------ and back
 
@@ -283,3 +277,28 @@ class Ferry:
             paths = [self.far(self._store.mark(name)) for name in names]
             with suppress(ClusterJobsError):  # those that stay are known, and go with the directory
                 self.transport.run(["rm", "-f", "--", *paths], self._timeout_s)
+
+
+def absolute_there(transport: FarTransport, path: str, timeout_s: float) -> str:
+    """Give a path of the far machine as an absolute one: ``~/x`` and ``x`` are in the home directory there.
+
+    Raises:
+        StoreError: The login there has no home directory.
+    """
+    if os.path.isabs(path):
+        return os.path.normpath(path)
+    home = transport.run(["sh", "-c", "cd && pwd"], timeout_s).stdout.strip()
+    if not os.path.isabs(home):
+        raise StoreError(f"{transport.host}: no home directory for {path}; give the profile an absolute path")
+    return os.path.normpath(os.path.join(home, path.removeprefix("~").lstrip("/")))
+
+
+def remove_all(transport: FarTransport, place: Place, run_id: str, workers: Sequence[str], timeout_s: float) -> None:
+    """Remove what the workers of a dead run have carried to a far machine."""
+    workdir = absolute_there(transport, place.workdir or WORKDIR_NAME, timeout_s)
+    for worker in workers:
+        transport.remove(os.path.join(workdir, _name_there(run_id, worker)))
+
+
+def _name_there(run_id: str, worker: str) -> str:
+    return run_id if worker == "main" else f"{run_id}.{worker}"

@@ -59,7 +59,7 @@ class Ledger:
                     self.jobs.append(tracked.job)
                 self._unfinished[tracked.job.job_id] = tracked
         self.store.journal(
-            "intent", name=submission.name, backend=batch.backend.name, jobs=ids, directory=submission.directory
+            "intent", name=submission.name, backend=batch.place, jobs=ids, directory=submission.directory
         )
 
     def unfinished(self, backend: Backend | None = None) -> list[Tracked]:
@@ -78,7 +78,7 @@ class Ledger:
     def accept(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
         """Take note that the scheduler has accepted a batch."""
         now, moment = self._clock(), utc_now()
-        self.store.journal("submitted", name=batch.submission.name, backend=batch.backend.name, ids=list(native_ids))
+        self.store.journal("submitted", name=batch.submission.name, backend=batch.place, ids=list(native_ids))
         with self.lock:
             for tracked, native_id in zip(batch.members, native_ids, strict=True):
                 record = tracked.job.record

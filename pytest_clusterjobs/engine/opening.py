@@ -13,6 +13,15 @@ from pytest_clusterjobs.transports.local import LocalTransport
 FAR_PYTHON = "python3"
 
 
+def backend_alone(name: str) -> Place:
+    """Give the place that a backend is without any configuration.
+
+    Raises:
+        UnknownBackendError: There is no such backend.
+    """
+    return Place(registry.require(name), name)
+
+
 def open_backend(place: Place, settings: Settings) -> Backend:
     """Make the backend of a place, with the way there.
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_clusterjobs.backends import registry
-from pytest_clusterjobs.backends.base import BackendSettings
+from pytest_clusterjobs.backends.base import Capability
+from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.engine import ferry
 from pytest_clusterjobs.engine.closing import wait_until_gone
+from pytest_clusterjobs.engine.opening import backend_alone, open_backend
+from pytest_clusterjobs.engine.probe import ask
 from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, boot_id, process_start, remove_empty_workdir
+from pytest_clusterjobs.transports.base import FarTransport
 from pytest_clusterjobs.transports.local import LocalTransport
 
 
@@ -37,11 +43,14 @@ class ReapReport:
     is_removed: bool = False
 
 
-def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) -> list[ReapReport]:
+def reap_workdir(
+    workdir: str, *, keep: bool = False, kept_too: bool = False, places: Callable[[str], Place] = backend_alone
+) -> list[ReapReport]:
     """Reap every dead run below a work directory; living ones are left alone and reported.
 
     Args:
         workdir: The directory that holds the runs' directories.
+        places: Gives what the name of a backend or a profile means.
         keep: Leave the directories.
         kept_too: Also remove what runs that ended in order have kept.
     """
@@ -60,8 +69,8 @@ def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) ->
             continue
         reports.append(report)
         if report.status == "dead" or (kept_too and facts.get("is_closed")):
-            for backend in _backends_of(transport, directory):
-                _reap_backend(backend, report)
+            for place, workers in _places_of(transport, directory).items():
+                _reap_place(place, report, places, workers)
             if not keep and not report.problems and not report.left:
                 transport.remove(directory)
                 report.is_removed = True
@@ -70,12 +79,23 @@ def reap_workdir(workdir: str, *, keep: bool = False, kept_too: bool = False) ->
     return reports
 
 
-def reap_run(run_id: str, backends: list[str]) -> ReapReport:
+def reap_run(run_id: str, names: Sequence[str], places: Callable[[str], Place] = backend_alone) -> ReapReport:
     """Cancel the jobs of one run by their names alone, where its directory is gone or not seen from here."""
     report = ReapReport(run_id)
-    for name in backends:
-        _reap_backend(name, report)
+    for name in names:
+        _reap_place(name, report, places)
     return report
+
+
+def where_jobs_outlive() -> list[str]:
+    """Give the names of the backends that answer and whose jobs outlive the process that submitted them."""
+    found = []
+    for name in registry.names():
+        backend = open_backend(backend_alone(name), Settings())
+        if Capability.DETACHED in backend.capabilities and ask(backend).is_available:
+            found.append(name)
+        backend.close()
+    return found
 
 
 def why_spared(facts: dict[str, Any]) -> str:
@@ -90,8 +110,9 @@ def why_spared(facts: dict[str, Any]) -> str:
     return ""
 
 
-def _backends_of(transport: LocalTransport, directory: str) -> list[str]:
-    found: dict[str, None] = {}
+def _places_of(transport: LocalTransport, directory: str) -> dict[str, list[str]]:
+    """Give the places that a run used, by name, each with the workers that used it."""
+    found: dict[str, list[str]] = {}
     for worker in transport.list_names(directory):
         data = transport.read(os.path.join(directory, worker, JOURNAL)) if worker not in (RUN_FILE,) else None
         for line in (data or b"").decode(errors="replace").splitlines():
@@ -99,20 +120,29 @@ def _backends_of(transport: LocalTransport, directory: str) -> list[str]:
                 entry = json.loads(line)
             except ValueError:
                 continue  # cut off by the crash
-            if entry.get("event") == "intent":
-                found[str(entry["backend"])] = None
-    return list(found)
+            if entry.get("event") == "intent" and worker not in found.setdefault(str(entry["backend"]), []):
+                found[str(entry["backend"])].append(worker)
+    return found
 
 
-def _reap_backend(name: str, report: ReapReport) -> None:
+def _reap_place(
+    name: str, report: ReapReport, places: Callable[[str], Place], workers: Sequence[str] = ("main",)
+) -> None:
     try:
-        backend = registry.create(name, LocalTransport(), BackendSettings(Settings().command_timeout_s))
-        if backend.has_push:
-            return  # its jobs died with the run
-        prefix = f"cj-{report.run_id}-"
-        living = [key for key, queued in backend.query(prefix).items() if not queued.status.state.is_terminal]
-        report.cancelled += [f"{name}:{native_id}" for native_id in living]
-        backend.cancel(living)
-        report.left += wait_until_gone(backend, report.problems, prefix)
+        place = places(name)
+        backend = open_backend(place, Settings())
+        try:
+            if Capability.DETACHED not in backend.capabilities:
+                return  # its jobs died with the run
+            prefix = f"cj-{report.run_id}-"
+            living = [key for key, queued in backend.query(prefix).items() if not queued.status.state.is_terminal]
+            report.cancelled += [f"{name}:{native_id}" for native_id in living]
+            backend.cancel(living)
+            report.left += wait_until_gone(backend, report.problems, prefix)
+            if isinstance(backend.transport, FarTransport):
+                ferry.remove_all(backend.transport, place, report.run_id, workers, backend.settings.command_timeout_s)
+        finally:
+            backend.close()
+            backend.transport.close()
     except ClusterJobsError as error:
         report.problems.append(str(error))

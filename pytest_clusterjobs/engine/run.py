@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Backend, Capability, Submission
 from pytest_clusterjobs.config.place import Place
-from pytest_clusterjobs.config.settings import WORKDIR_NAME, Settings
+from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import ConfigError, UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord
@@ -30,7 +29,7 @@ from pytest_clusterjobs.engine.ferry import Ferry
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.ledger import Ledger
 from pytest_clusterjobs.engine.monitor import Monitor
-from pytest_clusterjobs.engine.opening import FAR_PYTHON, open_backend
+from pytest_clusterjobs.engine.opening import FAR_PYTHON, backend_alone, open_backend
 from pytest_clusterjobs.engine.probe import Probe
 from pytest_clusterjobs.engine.room import Room
 from pytest_clusterjobs.engine.store import Store
@@ -54,10 +53,6 @@ class _Made:
     depends_on: tuple[Job[Any], ...]
 
 
-def _backend_alone(name: str) -> Place:
-    return Place(registry.require(name), name)
-
-
 class Run:
     """Submits jobs, watches them, and leaves nothing behind. Any thread may use it; nothing happens before its use.
 
@@ -76,7 +71,7 @@ class Run:
         run_id: str | None = None,
         worker: str = "main",
         clock: Callable[[], float] = time.monotonic,
-        places: Callable[[str], Place] = _backend_alone,
+        places: Callable[[str], Place] = backend_alone,
     ) -> None:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
@@ -186,7 +181,7 @@ class Run:
                 self._backends[name] = backend
                 if isinstance(backend.transport, FarTransport) and backend.shares_files:
                     self._ferries[name] = Ferry(
-                        self.store, backend.transport, place.workdir or WORKDIR_NAME, backend.settings.command_timeout_s
+                        self.store, backend.transport, place, backend.settings.command_timeout_s
                     )
                 self._clerks[name] = Clerk(self, backend, self._clock, self._ferries.get(name))
             return self._backends[name]
@@ -360,8 +355,7 @@ class Run:
         directory = os.path.join(self.store.directory, f"{number}-{slug(works[0].spec.name or works[0].label)}")
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
         is_durable = Capability.DETACHED in backend.capabilities
-        sees_us = backend.shares_files and backend.transport.is_here
-        paths = prepare(self.store, works, ids, directory, is_durable=is_durable, shares_files=sees_us)
+        paths = prepare(self.store, works, ids, directory, is_durable=is_durable, shares_files=backend.sees_files)
         now, tracked = self._clock(), []
         for made, job_id, path in zip(members, ids, paths, strict=True):
             record = made.job.record
@@ -375,8 +369,9 @@ class Run:
             directory=directory,
             markers=tuple(self.store.mark(job_id) for job_id in ids),
             runner=self.store.runner,
-            python=self.place(members[0].backend).python or (self.settings.python if sees_us else FAR_PYTHON),
-            environment=inherited_environment(spec.inherit_env) if sees_us else {},
+            python=self.place(members[0].backend).python
+            or (self.settings.python if backend.sees_files else FAR_PYTHON),
+            environment=inherited_environment(spec.inherit_env) if backend.sees_files else {},
             max_concurrent=max_concurrent,
         )
         batch = Batch(tracked, submission, backend, members[0].depends_on)

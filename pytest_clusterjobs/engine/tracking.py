@@ -76,3 +76,8 @@ class Batch:
     has_room: bool = False
     #: The last error, for the message.
     last_error: Exception | None = field(default=None, repr=False)
+
+    @property
+    def place(self) -> str:
+        """What users call the place that gets it: a backend's name or a profile's."""
+        return self.members[0].job.record.backend

@@ -46,10 +46,15 @@ def cluster_jobs(request: pytest.FixtureRequest, cluster_backend: ClusterBackend
 
 @pytest.fixture
 def cluster_workdir(request: pytest.FixtureRequest, cluster_backend: ClusterBackend) -> Iterator[Path]:
-    """A fresh directory that the nodes see under the same path; removed at the end as --cluster-keep says."""
+    """A fresh directory that the nodes see under the same path; removed at the end as --cluster-keep says.
+
+    Where the nodes see no files of this machine, over SSH or on Kubernetes, the test is skipped.
+    """
     from pytest_clusterjobs.plugin.items import FAILED
     from pytest_clusterjobs.plugin.session import of
 
+    if not cluster_backend.backend.sees_files:
+        pytest.skip(f"{cluster_backend.name}: its nodes see no files of this machine, and so no cluster_workdir")
     session = of(request.config)
     path = _make_workdir(session, request.node.name)
     yield path

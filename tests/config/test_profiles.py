@@ -216,7 +216,7 @@ profiles:
 
     @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", ""])
     def test_what_is_no_host_is_refused(self, project: Path, host: str) -> None:
-        with pytest.raises(ConfigError, match="profiles.site.host: host="):
+        with pytest.raises(ConfigError, match=r"profiles\.site\.host: host="):
             written(project, f"profiles: {{site: {{backend: slurm, host: '{host}'}}}}")
 
 
