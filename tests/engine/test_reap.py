@@ -49,8 +49,8 @@ def dead(stage: Stage) -> Stage:
     return stage
 
 
-def reap(stage: Stage, **options: bool) -> ReapReport:
-    [report] = reap_workdir(str(stage.root / "work"), **options)
+def reap(stage: Stage, *, keep: bool = False, kept_too: bool = False) -> ReapReport:
+    [report] = reap_workdir(str(stage.root / "work"), keep=keep, kept_too=kept_too)
     return report
 
 
