@@ -20,6 +20,7 @@ import pytest
 
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Capability
+from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import (
     JobCancelled,
@@ -34,6 +35,7 @@ from pytest_clusterjobs.core.errors import (
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
+from pytest_clusterjobs.engine.opening import backend_alone
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.transports.local import LocalTransport
@@ -76,7 +78,7 @@ class PickyError(Exception):
 class BackendConformance:
     """Run real jobs on one backend and hold it to the contract. Override the fixtures to fit your cluster."""
 
-    #: The backend's name.
+    #: The name of the backend, or of a profile that `places` knows.
     backend: ClassVar[str]
     #: Seconds that any one job here may take, queue included.
     patience_s: ClassVar[float] = 60.0
@@ -98,9 +100,20 @@ class BackendConformance:
         return Settings(workdir=str(tmp_path / "work"), lost_after_s=10)
 
     @pytest.fixture
-    def run(self, cluster_environment: None, settings: Settings, request: pytest.FixtureRequest) -> Iterator[Run]:
+    def places(self) -> Callable[[str], Place]:
+        """Give what the name of a backend or a profile means. Override it to test a backend behind a profile."""
+        return backend_alone
+
+    @pytest.fixture
+    def run(
+        self,
+        cluster_environment: None,
+        settings: Settings,
+        places: Callable[[str], Place],
+        request: pytest.FixtureRequest,
+    ) -> Iterator[Run]:
         """Give a run on the backend, and look at its end that nothing is left."""
-        run = Run(settings)
+        run = Run(settings, places=places)
         run.select(self.backend)
         needed = getattr(request.function, "required_capabilities", ())
         for capability in needed:
@@ -133,8 +146,8 @@ class BackendConformance:
         assert probe.info.version
         assert probe.info.nodes is None or probe.info.nodes >= 1
 
-    def test_name_is_registered(self) -> None:
-        assert self.backend in registry.names()
+    def test_name_is_registered(self, places: Callable[[str], Place]) -> None:
+        assert places(self.backend).backend in registry.names()
 
     # ------------------------------------------------------------ values
 
@@ -364,7 +377,7 @@ class BackendConformance:
     def test_inherit_env_false_gives_only_a_baseline(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CJ_CALLERS_OWN", "1")
         names = lambda: sorted(os.environ)  # noqa: E731
-        assert "CJ_CALLERS_OWN" in self.value(run, names)
+        assert ("CJ_CALLERS_OWN" in self.value(run, names)) is run.backend(self.backend).sees_files
         bare = self.value(run, names, inherit_env=False, env={"CJ_GIVEN": "1"})
         assert "CJ_CALLERS_OWN" not in bare
         assert {"CJ_GIVEN", "PATH", "HOME"} <= set(bare)
