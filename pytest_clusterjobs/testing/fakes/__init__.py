@@ -5,3 +5,57 @@
     with fake_pbs(tmp_path, slots=4) as cluster:
         subprocess.run(["qsub", "script.sh"], env={**os.environ, **cluster.environment})
 """
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.testing.fakes.place import FakePlace
+
+__all__ = ["fake_pbs"]
+
+
+def fake_pbs(
+    directory: str | os.PathLike[str],
+    *,
+    version: str = "23.06.06",
+    slots: int = 4,
+    history: bool = True,
+    **settings: Any,
+) -> AbstractContextManager[FakePlace]:
+    """Give OpenPBS with one node, for as long as the ``with`` block lasts; then all its jobs are ended.
+
+    Its queues are ``workq`` (the default), ``short`` (10 minutes at most), ``held`` (not started) and ``closed`` (not
+    enabled).
+
+    Args:
+        directory: Where everything is kept.
+        version: ``23.06.06`` or ``newest``: they print JSON differently, and each has its own faults.
+        slots: Cores of the node.
+        history: True: finished jobs can be asked about with ``qstat -x``.
+        settings: First settings: those of `FakePbs` and `FakeCluster`.
+
+    Raises:
+        ValueError: There is no such version.
+    """
+    import time
+
+    from pytest_clusterjobs.core.naming import nearest
+    from pytest_clusterjobs.testing.fakes.pbs.site import COMMANDS, VERSIONS, FakePbs
+    from pytest_clusterjobs.testing.fakes.place import open_place
+
+    if version not in VERSIONS:
+        raise ValueError(f"no fake PBS {version!r}; there are: {', '.join(VERSIONS)}{nearest(version, VERSIONS)}")
+    first = {
+        "version": version,
+        "slots": slots,
+        "history": history,
+        "next_number": 0,
+        "started_at": time.time(),
+        "acl_roots": "root@*",
+        **settings,
+    }
+    return open_place(FakePbs, "pytest_clusterjobs.testing.fakes.pbs.commands", COMMANDS, directory, **first)

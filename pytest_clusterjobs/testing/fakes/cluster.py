@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 HELD, QUEUED, RUNNING, ENDING, ENDED = "held", "queued", "running", "ending", "ended"
 
@@ -194,9 +194,9 @@ class FakeCluster:
     """
 
     #: Signals with the seconds that each is given, for a deleted job; what is left after the last is killed.
-    delete_signals: tuple[tuple[int, float], ...] = ((signal.SIGTERM, 2.0),)
+    delete_signals: ClassVar[tuple[tuple[int, float], ...]] = ((signal.SIGTERM, 2.0),)
     #: The same for a job whose time is up.
-    limit_signals: tuple[tuple[int, float], ...] = ((signal.SIGTERM, 2.0),)
+    limit_signals: ClassVar[tuple[tuple[int, float], ...]] = ((signal.SIGTERM, 2.0),)
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -434,7 +434,7 @@ class Shepherd:
             is_closing = queue.setting("is_closing", False)
         for number, patience_s in () if is_closing else signals:
             _signal_all(number, self._others())
-            self._wait(patience_s, lambda: self._status is not None)
+            self._wait(patience_s, lambda: self._status is not None and not self._others())
 
     def _exec(self, environment: Mapping[str, str]) -> None:
         job = self._job

@@ -67,7 +67,7 @@ def open_place(
 def write_command(path: str, module: str, home: str) -> None:
     """Write an executable that calls ``main`` of a module in this Python, without ``site``: it starts in no time."""
     code = f"import sys; sys.path[:0] = [{_ROOT!r}]; from {module} import main; sys.exit(main({home!r}, sys.argv[1:]))"
-    words = shlex.join([sys.executable, "-ISB", "-c", code, os.path.basename(path)])
+    words = shlex.join([sys.executable, "-IS", "-c", code, os.path.basename(path)])
     with open(path, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nexec {words} "$@"\n')
     os.chmod(path, stat.S_IRWXU)

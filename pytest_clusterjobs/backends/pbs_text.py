@@ -1,0 +1,182 @@
+"""What PBS prints, and what it means: its text forms, which hold whatever any user put into a job.
+
+The JSON forms are not read: 23.06.06 writes invalid JSON for some values of the environment of any user's job, and
+newer versions give only the first of several jobs that are asked about. The text forms have neither fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from pytest_clusterjobs.backends.base import Partition
+from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
+from pytest_clusterjobs.core.units import parse_duration
+
+# PBS Reference Guide 2022.1, "Job States" and "Job Array States", in its order; C is Torque's word for F.
+STATES: dict[str, JobState] = {
+    "B": JobState.RUNNING,  # an array of which something has started
+    "C": JobState.COMPLETED,
+    "E": JobState.RUNNING,  # it has ended, and its files are being delivered
+    "F": JobState.COMPLETED,
+    "H": JobState.PENDING,
+    "M": JobState.UNKNOWN,  # moved to another server
+    "Q": JobState.PENDING,
+    "R": JobState.RUNNING,  # also after qdel, until it has ended
+    "S": JobState.RUNNING,
+    "T": JobState.PENDING,  # on its way to another queue
+    "U": JobState.RUNNING,  # suspended while somebody uses the workstation
+    "W": JobState.PENDING,
+    "X": JobState.COMPLETED,  # an element that has ended, in an array that has not
+}
+
+# job.h of OpenPBS 23.06.06, JOB_EXEC_*: statuses that no program can give. All others below 0: it could not be started.
+_LIMITS: dict[int, ExitReason] = {
+    -24: ExitReason.NONZERO_EXIT,  # ncpus, burst
+    -25: ExitReason.NONZERO_EXIT,  # ncpus, sum
+    -26: ExitReason.OUT_OF_MEMORY,  # vmem
+    -27: ExitReason.OUT_OF_MEMORY,  # mem
+    -28: ExitReason.TIMEOUT,  # cput
+    -29: ExitReason.TIMEOUT,  # walltime
+}
+_SIGNALLED = 256  # Exit_status of a job whose shell a signal ended: 256 and the signal
+_DELETED = "91"  # substate of a job that was deleted
+_NEVER = "Can Never Run"
+
+_HEADER = re.compile(r"(?:Job Id|Server|Queue): (\S+)\s*")
+_ATTRIBUTE = re.compile(r" {4,5}([A-Za-z][\w.]*) = (.*)")
+
+
+class Entry(NamedTuple):
+    """One job, server, queue or node."""
+
+    #: Its id or name.
+    name: str
+    #: Its attributes as they are written, e.g. ``Resource_List.ncpus``.
+    attributes: dict[str, str]
+
+
+def parse_entries(text: str) -> Iterator[Entry]:
+    """Read ``qstat -f``, ``qstat -B -f``, ``qstat -Q -f`` or ``pbsnodes -a``, folded lines or not.
+
+    Of an attribute that is there twice the first counts.
+    """
+    entry: Entry | None = None
+    last = ""
+    for line in text.split("\n"):
+        header = _HEADER.fullmatch(line)
+        if header or (line and not line[0].isspace()):
+            if entry is not None:
+                yield entry
+            entry, last = Entry(header[1] if header else line.strip(), {}), ""
+        elif entry is not None and (found := _ATTRIBUTE.fullmatch(line)):
+            last = found[1] if found[1] not in entry.attributes else ""
+            entry.attributes.setdefault(found[1], found[2])
+        elif entry is not None and line.startswith("\t") and last:
+            entry.attributes[last] += line[1:]
+    if entry is not None:
+        yield entry
+
+
+def status_of(job: Mapping[str, str]) -> JobStatus:
+    """Translate a job's attributes, by whatever command they were shown."""
+    word = job.get("job_state", "").strip()
+    comment = job.get("comment", "").strip()
+    nodes = _nodes(job.get("exec_host", ""))
+    runs = job.get("run_count", "")
+    restarts = max(0, int(runs) - 1) if runs.isdigit() else 0
+    state = STATES.get(word, JobState.UNKNOWN)
+    if state is JobState.COMPLETED:
+        return _ended(word, job, comment, nodes, restarts)
+    if state is JobState.PENDING:
+        is_hopeless = comment.startswith(_NEVER)
+        holds = job.get("Hold_Types", "n")
+        detail = comment or (f"held ({holds})" if word == "H" else "")
+        return JobStatus(state, word, None, detail, is_hopeless, restarts=restarts)
+    return JobStatus(state, word, None, "", nodes=nodes, restarts=restarts)
+
+
+def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts: int) -> JobStatus:
+    text = job.get("Exit_status", job.get("exit_status", "")).strip()
+    number = int(text) if re.fullmatch(r"-?\d+", text) else None
+    state, reason, code, signal = JobState.FAILED, ExitReason.NONZERO_EXIT, number, None
+    if number is not None and number > _SIGNALLED:
+        reason, code, signal = ExitReason.SIGNAL, None, number - _SIGNALLED
+    if job.get("substate", "").strip() == _DELETED:
+        state, reason = JobState.CANCELLED, ExitReason.CANCELLED_OUTSIDE
+    elif number is None:
+        state, reason = JobState.FAILED, ExitReason.LOST
+        comment = f"PBS has no exit status of it: {comment}"
+    elif number == 0:
+        return JobStatus(JobState.COMPLETED, word, None, comment, exit_code=0, nodes=nodes, restarts=restarts)
+    elif number < 0:
+        reason, code = _LIMITS.get(number, ExitReason.LAUNCH_FAILURE), None
+        comment = f"Exit_status {number}: {comment}"
+    return JobStatus(state, word, reason, comment, False, code, signal, nodes, restarts)
+
+
+def _nodes(exec_host: str) -> str:
+    """Read ``exec_host``, e.g. ``node1/0*2+node2/1``: each node once."""
+    return ",".join(dict.fromkeys(part.partition("/")[0] for part in exec_host.split("+") if part))
+
+
+def parse_queues(text: str, default: str) -> tuple[Partition, ...]:
+    """Read ``qstat -Q -f``; ``default`` is the server's default queue. Routing queues are queues, too."""
+    return tuple(
+        Partition(
+            entry.name,
+            entry.name == default,
+            max_time_s=_limit(entry.attributes.get("resources_max.walltime")),
+            status=_queue_status(entry.attributes),
+        )
+        for entry in parse_entries(text)
+    )
+
+
+def _queue_status(queue: Mapping[str, str]) -> str:
+    wrong = [
+        word
+        for attribute, word in (("enabled", "not enabled"), ("started", "not started"))
+        if queue.get(attribute) != "True"
+    ]
+    return ", ".join(wrong) or "up"
+
+
+def _limit(text: str | None) -> float | None:
+    return None if text is None else float(text) if text.isdigit() else parse_duration(text)
+
+
+class Nodes(NamedTuple):
+    """What the nodes that are up have."""
+
+    #: How many there are, those that are down too.
+    count: int
+    #: Cores of the largest that is up, or None.
+    cores: int | None
+    #: GPUs of all that are up, or None where no node tells.
+    gpus: int | None
+
+
+_NOT_UP = re.compile(r"down|offline|state-unknown|stale|unresolvable|provisioning|maintenance|sleep")
+
+
+def parse_nodes(text: str) -> Nodes:
+    """Read ``pbsnodes -a``."""
+    entries = list(parse_entries(text))
+    there = [entry.attributes for entry in entries if not _NOT_UP.search(entry.attributes.get("state", ""))]
+    cores = [int(found) for node in there if (found := node.get("resources_available.ncpus", "")).isdigit()]
+    gpus = [int(found) for node in there if (found := node.get("resources_available.ngpus", "")).isdigit()]
+    return Nodes(len(entries), max(cores, default=None), sum(gpus) if gpus else None)
+
+
+def parse_version(text: str) -> str:
+    """Read ``qstat --version``: ``pbs_version = 23.06.06``; "" when it says something else."""
+    found = re.search(r"pbs_version\s*=\s*(\S+)", text)
+    return found[1] if found else ""
+
+
+def is_at_least(version: str, year: int) -> bool:
+    """Tell whether a version is of a year's release or newer; one that cannot be read is."""
+    found = re.match(r"(\d+)\.", version)
+    return not found or int(found[1]) % 2000 >= year
