@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_clusterjobs.testing.fakes.place import FakePlace
 
-__all__ = ["fake_pbs"]
+__all__ = ["fake_lsf", "fake_pbs"]
 
 
 def fake_pbs(
@@ -59,3 +59,25 @@ def fake_pbs(
         **settings,
     }
     return open_place(FakePbs, "pytest_clusterjobs.testing.fakes.pbs.commands", COMMANDS, directory, **first)
+
+
+def fake_lsf(
+    directory: str | os.PathLike[str], *, version: str = "10.1", slots: int = 4, **settings: Any
+) -> AbstractContextManager[FakePlace]:
+    """Give LSF with one host, for as long as the ``with`` block lasts; then all its jobs are ended.
+
+    Its queues are ``normal`` (the default), ``short`` (10 minutes at most), ``held`` (not started) and ``closed``.
+
+    Args:
+        directory: Where everything is kept.
+        version: ``10.1`` (IBM's), ``volclava-2.2`` (``bjobs -json`` without exit codes and reasons) or ``openlava-3.0``
+            (no ``-json``).
+        slots: Job slots of the host.
+        settings: First settings: those of ``SETTINGS`` in `pytest_clusterjobs.testing.fakes.lsf.cluster`.
+
+    Raises:
+        ConfigError: There is no such version or setting.
+    """
+    from pytest_clusterjobs.testing.fakes.lsf.place import open_lsf
+
+    return open_lsf(directory, version=version, slots=slots, **settings)
