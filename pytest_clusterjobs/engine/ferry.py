@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import IO
 
 from pytest_clusterjobs.backends.base import ENVIRONMENT, Submission
 from pytest_clusterjobs.config.place import Place
@@ -35,7 +36,7 @@ _TRIES = 3
 #: without a process of its own but for the pauses, which grow from 50 ms to 500 ms while nothing happens.
 _WATCH = """\
 cd "$1" || exit 3
-old=. calm=0
+once=$2 old=. calm=0
 while :; do
   set -- *
   if [ "$*" != "$old" ]; then
@@ -48,7 +49,7 @@ while :; do
     done
     echo . || exit 0
   fi
-  [ -z "$2" ] || exit 0
+  [ -z "$once" ] || exit 0
   calm=$((calm + 1))
   if [ $calm -lt 400 ]; then sleep 0.05; elif [ $calm -lt 600 ]; then sleep 0.2; else sleep 0.5; fi
 done
@@ -157,6 +158,7 @@ class Ferry:
         self._remove_marks(names)
         with self._lock:
             self._known.difference_update(names)
+        self._end_watcher()  # the next one tells all anew, also a mark that has come again within one of its pauses
 
     def sweep(self) -> None:
         """Look for marks now, and bring what belongs to them."""
@@ -205,15 +207,19 @@ class Ferry:
 
     def _watch(self) -> bool:
         """Read the watcher's words until it ends; tell whether it said anything."""
-        self._end_watcher()
         watcher = self._watcher = self.transport.open(["sh", "-c", _WATCH, "watch", self.far(self._store.marks)])
-        if self._stop:  # it was stopped meanwhile, and did not know of this one
-            self._end_watcher()
-            return False
+        assert watcher.stdout is not None  # noqa: S101 - the three are pipes
+        assert watcher.stderr is not None  # noqa: S101
+        with watcher.stdout, watcher.stderr:
+            try:
+                return not self._stop and self._listen(watcher.stdout)
+            finally:
+                self._end_watcher()
+
+    def _listen(self, words: IO[bytes]) -> bool:
         lines: list[str] = []
         has_spoken = False
-        assert watcher.stdout is not None  # noqa: S101 - it is a pipe
-        for line in watcher.stdout:
+        for line in words:
             word = line.decode(errors="replace").rstrip("\n")
             if word != ".":
                 lines.append(word)
@@ -225,12 +231,11 @@ class Ferry:
         return has_spoken
 
     def _end_watcher(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is None:
+        watcher = self._watcher
+        if watcher is None or watcher.stdin is None:
             return
         with suppress(OSError):
-            if watcher.stdin is not None:
-                watcher.stdin.close()
+            watcher.stdin.close()
         try:
             watcher.wait(timeout=2)
         except Exception:  # a connection that hangs: the far end sees its own end of it
