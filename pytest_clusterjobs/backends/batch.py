@@ -101,9 +101,8 @@ def shell_body(
         _RUN.replace("{interrupt}", interrupt),
         *([f"cj_limit=; trap 'cj_limit=1; cj_on_signal TERM' {limit_signal}"] if limit_signal else []),
     ]
-    if submission.spec.modules:
-        lines += [_MODULE_INIT, *(_load_module(name) for name in submission.spec.modules)]
     lines += [
+        *module_lines(submission.spec.modules),
         *submission.spec.prologue,
         '[ -z "$cj_signal" ] || exit 143',
         f'{quote(submission.python)} -u {quote(submission.runner)} "$cj_dir" &',
@@ -127,6 +126,11 @@ def _at_exit(reserved_codes: Sequence[int]) -> str:
 def environment_text(environment: Mapping[str, str]) -> str:
     """Give the shell lines that export variables; kept in a file of their own, so that no script holds a value."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+
+
+def module_lines(modules: Sequence[str]) -> list[str]:
+    """Give the shell lines that load environment modules; they end the script where one cannot be loaded."""
+    return [_MODULE_INIT, *map(_load_module, modules)] if modules else []
 
 
 def _load_module(name: str) -> str:

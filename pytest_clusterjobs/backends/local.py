@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pytest_clusterjobs.backends import direct
 from pytest_clusterjobs.backends.base import (
     Backend,
     BackendInfo,
@@ -38,45 +39,21 @@ from pytest_clusterjobs.backends.base import (
     Submission,
     Submitted,
 )
-from pytest_clusterjobs.backends.batch import EXIT_MODULE, SCRIPT
-from pytest_clusterjobs.core.errors import BackendUnavailable, SubmitError
-from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
+from pytest_clusterjobs.backends.batch import SCRIPT
+from pytest_clusterjobs.core.errors import BackendUnavailable
+from pytest_clusterjobs.core.state import JobState, JobStatus
 from pytest_clusterjobs.core.units import format_memory
 from pytest_clusterjobs.transports.base import Transport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 _NODE = Path(__file__).resolve().parent.parent / "node"
-_ARRAY_LIMIT = 10_000
 _log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
 
 #: Folder of the locks for a local scheduler inside a job of one: the job's cores are its to share out. With the common
 #: folder it would wait for ever for the core that its own job holds.
 _SLOTS_VARIABLE = "CLUSTERJOBS_LOCAL_SLOTS"
-
-#: The server's words, but for EXITED, where the exit code decides.
-_STATES = {
-    "PENDING": (JobState.PENDING, None),
-    "RUNNING": (JobState.RUNNING, None),
-    "SIGNALED": (JobState.FAILED, ExitReason.SIGNAL),
-    "TIMEOUT": (JobState.FAILED, ExitReason.TIMEOUT),
-    "OUT_OF_MEMORY": (JobState.FAILED, ExitReason.OUT_OF_MEMORY),
-    "CANCELLED": (JobState.CANCELLED, ExitReason.CANCELLED),
-    "LAUNCH_FAILED": (JobState.FAILED, ExitReason.LAUNCH_FAILURE),
-    "NODE_FAIL": (JobState.FAILED, ExitReason.NODE_FAILURE),
-}
-
-#: Variables that an interpreter or the C library reads once, when it starts. A job with other values than the server's
-#: is started afresh instead of forked.
-_READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
-
-
-_MODULE_INIT = """\
-type module >/dev/null 2>&1 ||
-  for cj_init in /etc/profile.d/{lmod,modules}.sh /usr/share/lmod/lmod/init/bash /usr/share/modules/init/bash; do
-    [ -r "$cj_init" ] && . "$cj_init" && break
-  done"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +83,7 @@ class LocalBackend(Backend):
     """
 
     name: ClassVar[str] = "local"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.ARRAYS, Capability.TIME_LIMIT, Capability.MEMORY_LIMIT, Capability.SHELL}
-    )
+    capabilities: ClassVar[frozenset[Capability]] = direct.CAPABILITIES
     has_push: ClassVar[bool] = True
 
     def __init__(self, transport: Transport, settings: BackendSettings, options: LocalOptions | None = None) -> None:
@@ -144,12 +119,12 @@ class LocalBackend(Backend):
             SubmitError: It asks for more than this machine has.
             BackendUnavailable: The server cannot be started.
         """
-        self._refuse_impossible(submission)
+        cores = len(self._cores)
+        direct.refuse_impossible(submission, self.name, cores, _machine_memory(), "one node: this machine")
         link = self._server()
         native_ids = link.new_ids(len(submission.directories), submission.is_array)
-        pending = QueuedJob(
-            submission.name, JobStatus(JobState.PENDING, "PENDING", detail=self._why_pending(submission))
-        )
+        why = direct.why_pending(submission, cores)
+        pending = QueuedJob(submission.name, JobStatus(JobState.PENDING, "PENDING", detail=why))
         self._jobs.update(dict.fromkeys(native_ids, pending))
         link.send(self._message(submission, native_ids, link.environment))
         if link.is_dead:  # perhaps before the jobs were in the table
@@ -173,7 +148,7 @@ class LocalBackend(Backend):
             link.send({"cancel": wanted})
 
     def array_limit(self) -> int:
-        return _ARRAY_LIMIT
+        return direct.ARRAY_LIMIT
 
     def set_listener(self, listener: Callable[[str], None]) -> None:
         self._listener = listener
@@ -210,53 +185,29 @@ class LocalBackend(Backend):
             "grace_s": self._options.kill_grace_s,
         }
 
-    def _refuse_impossible(self, submission: Submission) -> None:
-        spec, memory = submission.spec, _machine_memory()
-        for asked, there_is in (
-            (spec.cores > len(self._cores) and f"cores={spec.cores}", f"{len(self._cores)} usable cores"),
-            (spec.gpus > 0 and f"gpus={spec.gpus}", "no GPUs that the local scheduler could give"),
-            (spec.nodes > 1 and f"nodes={spec.nodes}", "one node: this machine"),
-            ((spec.memory_bytes or 0) > memory and f"memory={format_memory(spec.memory_bytes)}", format_memory(memory)),
-        ):
-            if asked:
-                raise SubmitError(f"{submission.name} asks for {asked}, and there is {there_is}", self.name)
-
-    def _why_pending(self, submission: Submission) -> str:
-        why = f"Resources: waiting for {submission.spec.cores} of {len(self._cores)} cores"
-        return why if submission.max_concurrent is None else f"{why}, at most {submission.max_concurrent} jobs at once"
-
     def _message(self, submission: Submission, native_ids: Iterable[str], server: Mapping[str, str]) -> dict[str, Any]:
         environment = {**submission.environment, **submission.spec.env}
         tasks = []
         for native_id, directory, marker in zip(native_ids, submission.directories, submission.markers, strict=True):
-            own = {"CLUSTERJOBS_NATIVE_ID": native_id, _SLOTS_VARIABLE: f"{directory}/slots"}
-            if submission.is_array:
-                own["CLUSTERJOBS_ARRAY_INDEX"] = Path(directory).name
+            own = {**direct.own_environment(submission, native_id, directory), _SLOTS_VARIABLE: f"{directory}/slots"}
             tasks.append((native_id, directory, marker, own))
         return {
             "submit": tasks[0][0],
             "tasks": tasks,
             "limit": submission.max_concurrent,
-            "shape": {
-                "environment": environment,
-                "count": submission.spec.cores,
-                "memory_bytes": submission.spec.memory_bytes,
-                "time_limit_s": submission.spec.time_limit_s,
-                "command": self._command(submission, environment, server),
-            },
+            "shape": direct.shape_of(submission, environment, self._command(submission, environment, server)),
         }
 
     def _command(
         self, submission: Submission, environment: Mapping[str, str], server: Mapping[str, str]
     ) -> list[str] | None:
         """Give the command that runs a job when the job's directory is added; None when a fork of the server does."""
-        spec = submission.spec
-        if spec.modules or spec.prologue or spec.epilogue:
+        if direct.needs_script(submission):
             path = os.path.join(submission.directory, SCRIPT)
-            self.transport.write(path, "\n".join(_script(submission)).encode(), executable=True)
+            self.transport.write(path, direct.script(submission).encode(), executable=True)
             return ["bash", path]
         is_forked = submission.python == sys.executable and self._is_our_runner(submission.runner)
-        if is_forked and _read_at_start(environment) == _read_at_start(server):
+        if is_forked and direct.read_at_start(environment) == direct.read_at_start(server):
             return None
         return [submission.python, "-u", submission.runner]
 
@@ -292,19 +243,7 @@ class LocalBackend(Backend):
         before = self._jobs[native_id]
         if before.status.state.is_terminal:
             return
-        state, reason = _STATES.get(word, (JobState.UNKNOWN, None))
-        if word == "EXITED":
-            state = JobState.FAILED if code else JobState.COMPLETED
-            reason = ExitReason.NONZERO_EXIT if code else None
-        status = JobStatus(
-            state,
-            word,
-            reason,
-            detail,
-            exit_code=code if code is not None and code >= 0 else None,
-            signal=-code if code is not None and code < 0 else None,
-            nodes=self._node if state is JobState.RUNNING else before.status.nodes,
-        )
+        status = direct.status_of(word, code, detail, self._node if word == "RUNNING" else before.status.nodes)
         self._jobs[native_id] = QueuedJob(before.name, status)
         try:
             self._listener(native_id)
@@ -457,27 +396,3 @@ def _default_slots() -> str:
 
 def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_READ_AT_START)}
-
-
-def _script(submission: Submission) -> list[str]:
-    """Render the script of a job with shell lines; its argument is the job's directory.
-
-    The job is in the foreground: a signal for the job goes to each of its processes, so there is none to pass on. The
-    trap lets the shell outlive SIGTERM for the epilogue, which runs in a subshell: it cannot change the exit code.
-    """
-    spec, quote = submission.spec, shlex.quote
-    lines = ["#!/bin/bash", "trap : TERM"]
-    if spec.modules:
-        lines.append(_MODULE_INIT)
-    for name in spec.modules:
-        complaint = quote(f"clusterjobs: cannot load the environment module {name}")
-        lines.append(f"module load {quote(name)} || {{ echo {complaint} >&2; exit {EXIT_MODULE}; }}")
-    lines += spec.prologue
-    lines += [f'{quote(submission.python)} -u {quote(submission.runner)} "$1"', "cj_code=$?"]
-    if spec.epilogue:
-        lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *spec.epilogue, ")"]
-    return [*lines, 'exit "$cj_code"', ""]
