@@ -288,12 +288,11 @@ class LsfBackend(BatchBackend):
         return parse_jobs(text, name_prefix)
 
     def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
-        while True:
-            result = self.run(self.poll_argv(name_prefix))
-            if result.returncode and self._form < len(_POLLS) - 1 and _UNKNOWN_FORM.search(result.stderr):
-                self._form += 1
-                continue
-            break
+        for form in range(self._form, len(_POLLS)):
+            result = self.run(["bjobs", "-a", *_POLLS[form]])
+            if not (result.returncode and _UNKNOWN_FORM.search(result.stderr)):
+                break
+            self._form = min(form + 1, len(_POLLS) - 1)  # which another thread may have found out too
         if _NO_JOBS.search(result.stderr) and "{" not in result.stdout:
             return {}
         try:
