@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
-from pytest_clusterjobs.transports.base import Transport
+from pytest_clusterjobs.transports.base import FarTransport, Transport
 
 #: The file in a submission's directory that holds the job's environment variables. It does not outlive the run.
 ENVIRONMENT = "environment.sh"
@@ -91,6 +91,12 @@ class BackendSettings:
     options: Mapping[str, str] = field(default_factory=dict)
     #: Directives that contain one of these texts are left out of the script.
     directives_skip: tuple[str, ...] = ()
+    #: The ways to all hosts of a backend that may have several; its transport is the first of them.
+    ways: tuple[FarTransport, ...] = ()
+    #: Directory on those hosts for the jobs' files, "" for the usual one.
+    workdir: str = ""
+    #: What this process's part of the run is called: the run's id, and the worker's name if it is not the only one.
+    run_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,8 @@ class Backend(ABC):
     shares_files: ClassVar[bool] = True
     #: Names of the ``options`` of its settings that it knows; a profile with another one is refused.
     option_names: ClassVar[frozenset[str]] = frozenset()
+    #: The variable that names its hosts, with commas, where no profile does. A backend that has one may have several.
+    host_variable: ClassVar[str | None] = None
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         self.transport = transport
@@ -230,6 +238,9 @@ class Backend(ABC):
 
     def set_listener(self, listener: Callable[[str], None]) -> None:  # noqa: B027 - only backends with push have one
         """Have ``listener(native_id)`` called, from any thread, whenever a job changes. Backends with push only."""
+
+    def fetch_logs(self, native_id: str) -> None:  # noqa: B027 - mostly they are here, or the engine brings them
+        """Bring what a running job has printed so far into its directory here, if it can be had. Best effort."""
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing
         """Release what the backend holds: processes, connections. Idempotent."""

@@ -74,6 +74,16 @@ def option_names(name: str) -> frozenset[str] | None:
     return getattr(_factory(require(name)), "option_names", None)
 
 
+def host_variable(name: str) -> str | None:
+    """Give the variable that names a backend's hosts; None for a backend that is spoken to at one place.
+
+    Raises:
+        UnknownBackendError: There is none of that name.
+        ConfigError: A distribution announces it and it cannot be loaded.
+    """
+    return getattr(_factory(require(name)), "host_variable", None)
+
+
 def _factory(name: str) -> BackendFactory:
     if name in _registered:
         return _registered[name]

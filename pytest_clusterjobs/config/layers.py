@@ -155,7 +155,7 @@ class Configuration:
             name,
             settings["backend"],
             make_spec(**job) if job else None,
-            host=settings.get("host"),
+            host=_texts(settings.get("host")),
             python=settings.get("python"),
             command_timeout_s=_seconds(settings.get("command_timeout")),
             lost_after_s=_seconds(settings.get("lost_after")),

@@ -18,8 +18,8 @@ class Place:
     backend: str
     #: Defaults for its jobs, or None for none.
     defaults: JobSpec | None = None
-    #: The machine where the scheduler is spoken to, as ssh knows it, or None for this one.
-    host: str | None = None
+    #: The machine where the scheduler is spoken to, as ssh knows it, or those that are to run jobs; empty for this one.
+    host: tuple[str, ...] = ()
     #: The Python that runs the jobs.
     python: str | None = None
     #: Seconds after which a scheduler command is killed.

@@ -68,9 +68,13 @@ def _text(name: str) -> Callable[[Any], object]:
 
 
 def _host(value: Any) -> object:
-    _text("host")(value)
-    if value.startswith("-") or any(char.isspace() for char in value):
-        raise SpecError(f"host={value!r} must be a host as ssh knows it: name, user@name, or ssh://user@name:port")
+    hosts = value if isinstance(value, list) else [value]
+    for host in hosts:
+        _text("host")(host)
+        if host.startswith("-") or any(char.isspace() for char in host):
+            raise SpecError(f"host={host!r} must be a host as ssh knows it: name, user@name, or ssh://user@name:port")
+    if len(set(hosts)) != len(hosts) or not hosts:
+        raise SpecError(f"host={value!r} must name one host or several, each once")
     return value
 
 
@@ -110,8 +114,9 @@ KEYS: tuple[Key, ...] = (
     Key("extends", _TEXT, "name of a profile whose settings lie below this one's", _text("extends"), False),
     Key(
         "host",
-        _TEXT,
-        "machine where the scheduler is spoken to, as ssh knows it; jobs' files then lie there",
+        _TEXTS,
+        "machine where the scheduler is spoken to, as ssh knows it; jobs' files then lie there. For the backend ssh: "
+        "the machine that runs the jobs, or a list of them",
         _host,
         False,
     ),

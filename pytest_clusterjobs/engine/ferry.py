@@ -89,7 +89,7 @@ class Ferry:
         with self._lock:
             if not self._root:
                 workdir = absolute_there(self.transport, self._place.workdir or WORKDIR_NAME, self._timeout_s)
-                self._root = os.path.join(workdir, _name_there(self._store.run_id, self._store.worker))
+                self._root = os.path.join(workdir, name_there(self._store.run_id, self._store.worker))
             return self._root
 
     def far(self, path: str) -> str:
@@ -302,8 +302,8 @@ def remove_all(transport: FarTransport, place: Place, run_id: str, workers: Sequ
     """Remove what the workers of a dead run have carried to a far machine."""
     workdir = absolute_there(transport, place.workdir or WORKDIR_NAME, timeout_s)
     for worker in workers:
-        transport.remove(os.path.join(workdir, _name_there(run_id, worker)))
+        transport.remove(os.path.join(workdir, name_there(run_id, worker)))
 
 
-def _name_there(run_id: str, worker: str) -> str:
+def name_there(run_id: str, worker: str) -> str:
     return run_id if worker == "main" else f"{run_id}.{worker}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Backend, BackendSettings
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.transports.base import Transport
+from pytest_clusterjobs.core.errors import ConfigError
+from pytest_clusterjobs.transports.base import FarTransport, Transport
 from pytest_clusterjobs.transports.local import LocalTransport
 
 #: The Python that runs jobs where nothing is known of ours, unless a profile names one.
@@ -22,21 +25,43 @@ def backend_alone(name: str) -> Place:
     return Place(registry.require(name), name)
 
 
-def open_backend(place: Place, settings: Settings) -> Backend:
-    """Make the backend of a place, with the way there.
+def open_backend(place: Place, settings: Settings, run_name: str = "") -> Backend:
+    """Make the backend of a place, with the ways there.
+
+    Args:
+        place: A backend or a profile of one.
+        settings: What counts where the place does not say.
+        run_name: What this process's part of the run is called.
 
     Raises:
         UnknownBackendError: There is none of that name.
+        ConfigError: It has several hosts, and the backend is spoken to at one.
     """
-    transport: Transport = LocalTransport()
-    if place.host is not None:
-        from pytest_clusterjobs.transports.ssh import SSHTransport
-
-        transport = SSHTransport(place.host)
+    ways = _ways(place)
+    transport: Transport = ways[0] if ways else LocalTransport()
     own = BackendSettings(
         place.command_timeout_s or settings.command_timeout_s,
-        place.python or settings.python,
+        place.python or (FAR_PYTHON if ways else settings.python),
         place.options,
         place.directives_skip,
+        ways,
+        (place.host and place.workdir) or "",
+        run_name,
     )
     return registry.create(place.backend, transport, own)
+
+
+def _ways(place: Place) -> tuple[FarTransport, ...]:
+    variable = registry.host_variable(place.backend)
+    if variable is None and len(place.host) > 1:
+        raise ConfigError(
+            f"{place.name}: the backend {place.backend} is spoken to at one host, and host names {len(place.host)}: "
+            f"{', '.join(place.host)}; make a profile for each"
+        )
+    named = os.environ.get(variable, "") if variable else ""
+    hosts = place.host or tuple(dict.fromkeys(filter(None, map(str.strip, named.split(",")))))
+    if not hosts:
+        return ()
+    from pytest_clusterjobs.transports.ssh import SSHTransport
+
+    return tuple(map(SSHTransport, hosts))

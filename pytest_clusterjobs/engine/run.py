@@ -25,7 +25,7 @@ from pytest_clusterjobs.engine.callbacks import Callbacks
 from pytest_clusterjobs.engine.clerk import Clerk
 from pytest_clusterjobs.engine.closing import CloseReport
 from pytest_clusterjobs.engine.current import refuse_now
-from pytest_clusterjobs.engine.ferry import Ferry
+from pytest_clusterjobs.engine.ferry import Ferry, name_there
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.ledger import Ledger
 from pytest_clusterjobs.engine.monitor import Monitor
@@ -176,7 +176,7 @@ class Run:
         with self.ledger.lock:
             if name not in self._backends:
                 place = self.place(name)
-                backend = open_backend(place, self.settings)
+                backend = open_backend(place, self.settings, name_there(self.run_id, self.worker))
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
                 if isinstance(backend.transport, FarTransport) and backend.shares_files:
@@ -389,9 +389,12 @@ class Run:
 
     def fetch_logs(self, job: Job[Any]) -> None:
         """Bring what an unfinished job has printed so far here, where that has to be brought."""
-        ferry = self._ferries.get(job.record.backend)
-        if ferry is not None and job.record.native_id and not job.record.state.is_terminal:
-            ferry.fetch_logs(job.record.directory)
+        record, ferry = job.record, self._ferries.get(job.record.backend)
+        if record.native_id and not record.state.is_terminal:
+            if ferry is not None:
+                ferry.fetch_logs(record.directory)
+            else:
+                self._backends[record.backend].fetch_logs(record.native_id)
 
     def look(self, job: Job[Any]) -> None:
         """Bring a job up to date as far as that costs no command."""
@@ -485,9 +488,8 @@ class Run:
 
     def settle(self) -> None:
         """Take in marks and changes now."""
-        if self.ledger.unfinished():
-            for ferry in self._ferries.values():
-                ferry.sweep()
+        for ferry in self._ferries.values() if self.ledger.unfinished() else ():
+            ferry.sweep()
         self._monitor.step(self._clock())
 
     def keep_jobs_of(self, test_id: str) -> None:

@@ -34,7 +34,7 @@ class TestSlurmOverSsh(BackendConformance, backend="site"):
 
     @pytest.fixture
     def places(self, tmp_path: Path) -> Callable[[str], Place]:
-        place = Place("site", "slurm", host="clusterjobs", workdir=str(tmp_path / "there"), python=sys.executable)
+        place = Place("site", "slurm", host=("clusterjobs",), workdir=str(tmp_path / "there"), python=sys.executable)
         return {"site": place}.__getitem__
 
 

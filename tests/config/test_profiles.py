@@ -199,8 +199,12 @@ profiles:
     def test_paths_stay_as_they_are_written(self, project: Path) -> None:
         configuration = written(project, self.TEXT)
         site, short = configuration.place("site"), configuration.place("short")
-        assert (site.host, site.workdir) == ("me@login.example.org", "~/jobs")
-        assert (short.host, short.workdir, short.python) == ("me@login.example.org", "jobs", "~/venv/bin/python")
+        assert (site.host, site.workdir) == (("me@login.example.org",), "~/jobs")
+        assert (short.host, short.workdir, short.python) == (("me@login.example.org",), "jobs", "~/venv/bin/python")
+
+    def test_several_are_kept_in_their_order(self, project: Path) -> None:
+        configuration = written(project, "profiles: {farm: {backend: slurm, host: [b, a]}}")
+        assert configuration.place("farm").host == ("b", "a")
 
     def test_the_directory_of_all_runs_is_none_there(self, project: Path) -> None:
         assert written(project, self.TEXT).place("plain").workdir is None
@@ -214,10 +218,10 @@ profiles:
         assert configured.of_the_run(["local", "site", "plain"]) == {"workdir": str(project / "here")}
         assert configured.workdirs() == [str(project / "here")]
 
-    @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", ""])
-    def test_what_is_no_host_is_refused(self, project: Path, host: str) -> None:
+    @pytest.mark.parametrize("host", ["-oProxyCommand=x", "a b", "", ["a", "a"], [], ["a", 1]])
+    def test_what_is_no_host_is_refused(self, project: Path, host: object) -> None:
         with pytest.raises(ConfigError, match=r"profiles\.site\.host: host="):
-            written(project, f"profiles: {{site: {{backend: slurm, host: '{host}'}}}}")
+            written(project, f"profiles: {{site: {{backend: slurm, host: {json.dumps(host)}}}}}")
 
 
 # ---------------------------------------------------------------- what it may not say

@@ -113,7 +113,7 @@ class Crossing:
         self.store = Store(LocalTransport(), str(root / "here"), "0badcafe", "main", os.getpid())
         self.store.open()
         self.transport = NextDoor()
-        place = Place("site", "slurm", host="next-door", workdir=str(self.there))
+        place = Place("site", "slurm", host=("next-door",), workdir=str(self.there))
         self.ferry = Ferry(self.store, self.transport, place, 5.0)
 
     def carry(self, number: int, count: int = 1) -> Submission:
