@@ -7,6 +7,7 @@
     │   └── UnknownArgumentError (TypeError)   there is no such argument
     ├── ConfigError (ValueError)           an option, ini value or environment variable is wrong
     │   └── UnknownBackendError            no backend has that name
+    ├── CredentialError                    [infrastructure] a credential is nowhere, or its source does not give it
     ├── PayloadError                       a function, argument or fixture value cannot travel
     ├── UsageError (RuntimeError)          a call at the wrong time: while collecting, inside a job
     ├── WaitTimeout (TimeoutError)         result(timeout_s) ran out; the job goes on
@@ -30,12 +31,15 @@
             └── JobLost                    [infrastructure] no source knows how it ended
 
 ``transient`` decides whether the engine tries again; ``infrastructure`` whether a report says "error" (the cluster's
-trouble) or "failed" (the test's). Neither is ever decided by matching text. Every error survives pickling.
+trouble) or "failed" (the test's). Neither is ever decided by matching text. Every error survives pickling. Their texts
+hold no secret that this process knows.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from pytest_clusterjobs.core.redaction import redact
 
 
 class ClusterJobsError(Exception):
@@ -45,6 +49,15 @@ class ClusterJobsError(Exception):
     transient: ClassVar[bool] = False
     #: True: trouble of the cluster, not of the code under test.
     infrastructure: ClassVar[bool] = False
+
+    def _text(self) -> str:
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return redact(self._text())
+
+    def __repr__(self) -> str:
+        return redact(super().__repr__())
 
 
 class SpecError(ClusterJobsError, ValueError):
@@ -61,6 +74,12 @@ class ConfigError(ClusterJobsError, ValueError):
 
 class UnknownBackendError(ConfigError):
     """No backend has that name."""
+
+
+class CredentialError(ClusterJobsError):
+    """A credential is in no source, or the source that has it does not give it. The message names what to set."""
+
+    infrastructure: ClassVar[bool] = True
 
 
 class PayloadError(ClusterJobsError):
@@ -91,7 +110,7 @@ class BackendError(ClusterJobsError):
         super().__init__(message, backend, command, stderr)  # all in args: the error survives pickling
         self.backend, self.command, self.stderr = backend, command, stderr
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         text = f"{self.backend}: {self.args[0]}" if self.backend else str(self.args[0])
         if self.command:
             text += f"\n  command: {self.command}"
@@ -163,7 +182,7 @@ class JobError(ClusterJobsError):
         super().__init__(message, evidence)
         self.message, self.evidence = message, evidence
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"{self.message}\n{self.evidence}".rstrip()
 
 
