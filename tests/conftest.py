@@ -24,9 +24,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @contextmanager
-def booted(kind: str, **options: Any) -> Iterator[RunningCluster]:
+def booted(kind: str, label: str = "lane", **options: Any) -> Iterator[RunningCluster]:
     """Give a lane its cluster; one that cannot start skips the lane, or fails it where the lane is required."""
-    name = f"lane-{os.getpid()}"
+    name = f"{label}-{os.getpid()}"
     try:
         cluster = base.up(kind, name=name, **options)
     except ClusterBootError as error:
@@ -83,3 +83,20 @@ def sshd(sshd_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> Runni
     for variable, value in sshd_cluster.environment.items():
         monkeypatch.setenv(variable, value)
     return sshd_cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_site(slurm_cluster: RunningCluster) -> Iterator[RunningCluster]:
+    """Give a real sshd on whose machine the lane's Slurm is spoken to."""
+    variables = " ".join(f"{name}={value}" for name, value in slurm_cluster.environment.items())
+    with booted("sshd", label="site", conf_lines=[f"SetEnv {variables}"]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_over_ssh(slurm_site: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Give the machine of `slurm_site`, with this process's environment pointing to it, and to no Slurm here."""
+    for variable, value in slurm_site.environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    return slurm_site
