@@ -44,7 +44,7 @@ _SIGNALLED = 256  # Exit_status of a job whose shell a signal ended: 256 and the
 _DELETED = "91"  # substate of a job that was deleted
 _NEVER = "Can Never Run"
 
-_HEADER = re.compile(r"(?:Job Id|Server|Queue): (\S+)\s*")
+_HEADER = re.compile(r"(Job Id|Server|Queue): (\S+)\s*")
 _ATTRIBUTE = re.compile(r" {4,5}([A-Za-z][\w.]*) = (.*)")
 
 
@@ -60,21 +60,25 @@ class Entry(NamedTuple):
 def parse_entries(text: str) -> Iterator[Entry]:
     """Read ``qstat -f``, ``qstat -B -f``, ``qstat -Q -f`` or ``pbsnodes -a``, folded lines or not.
 
-    Of an attribute that is there twice the first counts.
+    Values may hold newlines: a line that begins nothing belongs to the value before it.
     """
     entry: Entry | None = None
-    last = ""
+    kind = last = ""
+    is_after_blank = True
     for line in text.split("\n"):
-        header = _HEADER.fullmatch(line)
-        if header or (line and not line[0].isspace()):
+        found, attribute = _HEADER.fullmatch(line), _ATTRIBUTE.fullmatch(line)
+        starts = (found and found[1] == (kind or found[1])) or (not kind and line.strip() and not line[0].isspace())
+        if is_after_blank and starts:
             if entry is not None:
                 yield entry
-            entry, last = Entry(header[1] if header else line.strip(), {}), ""
-        elif entry is not None and (found := _ATTRIBUTE.fullmatch(line)):
-            last = found[1] if found[1] not in entry.attributes else ""
-            entry.attributes.setdefault(found[1], found[2])
-        elif entry is not None and line.startswith("\t") and last:
-            entry.attributes[last] += line[1:]
+            kind = found[1] if found else ""
+            entry, last = Entry(found[2] if found else line.strip(), {}), ""
+        elif entry is not None and attribute:
+            last = attribute[1]
+            entry.attributes.setdefault(last, attribute[2])
+        elif entry is not None and last and line:
+            entry.attributes[last] += line.removeprefix("\t")
+        is_after_blank = not line
     if entry is not None:
         yield entry
 
