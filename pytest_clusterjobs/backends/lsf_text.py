@@ -120,6 +120,8 @@ def parse_jobs(text: str, name_prefix: str) -> dict[str, QueuedJob]:
     Raises:
         CommandError: It is neither, or not whole.
     """
+    if "{" not in text and not re.search(r"^JOBID ", text, re.MULTILINE):
+        raise CommandError("bjobs printed neither jobs nor that there are none", "lsf", "bjobs", text[-500:])
     rows = _json_rows(text) if "{" in text else _table_rows(text)
     found = {}
     for row in rows:
