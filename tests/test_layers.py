@@ -54,10 +54,12 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "cloudpickle": ("engine/payload.py", "node/"),  # on the node it is the copy that travels along
     "filelock": ("engine/store.py",),
     "jinja2": ("reports/html.py",),
+    "kubernetes": ("backends/kubernetes_api.py",),
     "pluggy": ("plugin/",),
     "pydantic": ("config/profiles.py", "engine/groups.py"),
     "pytest": ("plugin/", "testing/"),
     "rich": ("cli/", "plugin/live.py"),
+    "urllib3": ("backends/kubernetes_api.py",),  # what the client of Kubernetes speaks with
     "xdist": ("plugin/xdist.py",),
     "yaml": ("config/files.py",),
 }

@@ -21,6 +21,7 @@ _BUILT_IN = {
     "local": "pytest_clusterjobs.backends.local:LocalBackend",
     "slurm": "pytest_clusterjobs.backends.slurm:SlurmBackend",
     "sge": "pytest_clusterjobs.backends.sge:SgeBackend",
+    "kubernetes": "pytest_clusterjobs.backends.kubernetes:KubernetesBackend",
     "pbs": "pytest_clusterjobs.backends.pbs:PbsBackend",
     "lsf": "pytest_clusterjobs.backends.lsf:LsfBackend",
 }
