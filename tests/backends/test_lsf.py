@@ -174,14 +174,15 @@ def test_script_is_bash_without_a_syntax_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "said", "exit_code", "mark"),
-    [(signal.SIGINT, "TERM", 7, "7"), (signal.SIGTERM, "TERM", 7, "7"), (signal.SIGUSR2, "TERM", 140, "143")],
+    ("sent", "exit_code", "mark"), [(signal.SIGINT, 7, "7"), (signal.SIGTERM, 7, "7"), (signal.SIGUSR2, 140, "143")]
 )
 def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
-    tmp_path: Path, sent: signal.Signals, said: str, exit_code: int, mark: str
+    tmp_path: Path, sent: signal.Signals, exit_code: int, mark: str
 ) -> None:
-    """bkill sends INT, which what runs in the background of a shell ignores, and TERM ten seconds later; at the run limit
-    it is USR2, which to the engine says nothing of a limit: 143 has it ask LSF, to whom the code stays what it was."""
+    """bkill sends INT, which what runs in the background of a shell ignores, and TERM ten seconds later.
+
+    At the run limit it is USR2, which to the engine says nothing of a limit: by 143 it asks LSF, to which 140 stays 140.
+    """
     runner = tmp_path / "runner"
     runner.write_text("trap 'echo TERM; exit 7' TERM\ntouch up\nwhile :; do sleep 0.01; done\n")
     (tmp_path / "environment.sh").touch()
@@ -195,7 +196,7 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
         process.send_signal(sent)
         assert process.wait(10) == exit_code
     assert (tmp_path / "mark").read_text() == mark
-    assert (tmp_path / "stdout.log").read_text() == f"{said}\n"
+    assert (tmp_path / "stdout.log").read_text() == "TERM\n"
 
 
 def test_script_goes_to_standard_input_and_the_report_of_lsf_beside_the_job() -> None:
