@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.transports.base import FarTransport, Transport
@@ -148,6 +149,22 @@ class QueuedJob:
     status: JobStatus
 
 
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a job must find in one variable of its environment. Whatever is not given may be anything."""
+
+    #: Its exact value.
+    value: str | None = None
+    #: A regular expression for the whole value, where there is more than one right one.
+    pattern: str | None = None
+    #: The variable names a file that the job can read, of so many lines.
+    lines: int | None = None
+    #: The variable names such a file, and the numbers in its second column add up to this.
+    slots: int | None = None
+    #: The scheduler's manual page that says so.
+    source: str = ""
+
+
 class Backend(ABC):
     """A scheduler's language. Stateless but for caches; any thread may call any method.
 
@@ -235,6 +252,24 @@ class Backend(ABC):
         """Give the ids of all ``count`` elements of an array, in order, from that of any one of them."""
         array, separator, _ = native_id.rpartition("_")
         return tuple(f"{array}{separator}{index}" for index in range(count))
+
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        """Give what the scheduler promises a job to find in its environment. Pure.
+
+        Args:
+            native_id: The job's.
+            name: Its submission's; an array's elements share it.
+            spec: What it asks for.
+
+        Returns:
+            By variable. The scheduler's own, not ``spec.env``. ``namespace`` stands for the file that a pod finds its
+            namespace in.
+        """
+        return {"CLUSTERJOBS_NATIVE_ID": Expectation(native_id, source="our script")}
+
+    def told_resources(self, environment: Mapping[str, str]) -> Resources:
+        """Read what the scheduler has told a job that it gave it, from the job's environment. Pure; never raises."""
+        return Resources()
 
     def set_listener(self, listener: Callable[[str], None]) -> None:  # noqa: B027 - only backends with push have one
         """Have ``listener(native_id)`` called, from any thread, whenever a job changes. Backends with push only."""

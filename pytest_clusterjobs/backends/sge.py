@@ -15,7 +15,6 @@ import math
 import os
 import re
 import shlex
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -24,12 +23,23 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
-    Partition,
+    Expectation,
     QueuedJob,
     Submission,
     Submitted,
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
+from pytest_clusterjobs.backends.sge_text import (
+    expected_environment,
+    parse_array_limit,
+    parse_error_reasons,
+    parse_qacct,
+    parse_queues,
+    parse_tasks,
+    status_of,
+    told_resources,
+    xml_of,
+)
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
     CommandError,
@@ -39,25 +49,13 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
-from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
-from pytest_clusterjobs.core.units import parse_duration
+from pytest_clusterjobs.core.resources import Resources
+from pytest_clusterjobs.core.spec import JobSpec
+from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
-
-# qstat(1) of 8.1.9, "state": the letters of one word, each by itself; the first line that has one of them decides.
-STATES: tuple[tuple[str, JobState], ...] = (
-    ("E", JobState.PENDING),  # in error: it stays until somebody clears or deletes it
-    ("rtsSTNP", JobState.RUNNING),  # running, transferring, suspended: by qmod, its queue, a threshold
-    ("wq", JobState.PENDING),
-    ("d", JobState.RUNNING),  # being deleted
-)
-_LETTERS = frozenset("dEhrRsStTNPwq")
-
-# accounting(5) and sge_status(5) of 8.1.9, "failed": what is not here could not be started on its node.
-_AFTER_JOB, _LIMIT, _RESCHEDULED = 100, 37, frozenset({24, 25})
-_ENDED_BY_ITSELF = frozenset({0, 12, 13, 14, 15, 30})  # 30: exit code 100
 
 # Refusals that pass: limits on the number of jobs (sge_conf(5): max_u_jobs, max_jobs).
 _LIMITS = re.compile(r"jobs are allowed per (user|cluster|project)|try again later", re.IGNORECASE)
@@ -296,7 +294,7 @@ class SgeBackend(BatchBackend):
 
     def parse_poll(self, text: str, name_prefix: str) -> dict[str, QueuedJob]:
         found: dict[str, QueuedJob] = {}
-        for row in _xml(text).iter("job_list"):
+        for row in xml_of(text).iter("job_list"):
             name = row.findtext("JB_name") or ""
             number = (row.findtext("JB_job_number") or "").strip()
             if name.startswith(name_prefix) and number:
@@ -333,6 +331,13 @@ class SgeBackend(BatchBackend):
         # Exit code 1: not there (yet): the record is written some time after the job has left the queue.
         return parse_qacct(result.stdout, self._names.get(job, "")) if result.returncode == 0 else None
 
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        ours = super().expected_environment(native_id, name, spec)
+        return {**ours, **expected_environment(native_id, name, spec)}
+
+    def told_resources(self, environment: Mapping[str, str]) -> Resources:
+        return told_resources(environment)
+
     def explain_sources(self) -> tuple[str, ...]:
         return ("qacct -j",)
 
@@ -362,139 +367,3 @@ def _ranges(native_ids: Iterable[str]) -> list[str]:
                 first = number
             last = number
     return written
-
-
-def _xml(text: str) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(text)  # noqa: S314 - the scheduler wrote it; expat loads nothing from elsewhere
-    except ElementTree.ParseError as error:
-        raise CommandError(f"qstat printed no XML: {error}", "sge", "qstat -xml", text[:500]) from None
-
-
-def status_of(word: str, queue: str = "") -> JobStatus:
-    """Translate a state of qstat.
-
-    Args:
-        word: Letters, e.g. ``hqw``.
-        queue: The queue instance it runs in, e.g. ``all.q@node1``.
-    """
-    state = next((state for letters, state in STATES if set(letters) & set(word)), JobState.UNKNOWN)
-    if not set(word) <= _LETTERS:
-        state = JobState.UNKNOWN
-    is_broken = state is JobState.PENDING and "E" in word
-    detail = "in error" if is_broken else "held" if state is JobState.PENDING and "h" in word else ""
-    reason = ExitReason.LAUNCH_FAILURE if is_broken else None
-    return JobStatus(state, word, reason, detail, is_broken, nodes=queue.partition("@")[2])
-
-
-def parse_tasks(text: str) -> list[int]:
-    """Read the tasks of a row: ``3``, ``1-6:2``, ``2,5-7:1``."""
-    found: list[int] = []
-    for part in text.split(","):
-        if match := re.fullmatch(r"\s*(\d+)(?:-(\d+)(?::(\d+))?)?\s*", part):
-            first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-            found += range(first, last + 1, max(1, step))
-    return found
-
-
-def parse_error_reasons(text: str) -> dict[tuple[str, str], str]:
-    """Read ``qstat -j``: (job, task) -> why it is in error."""
-    found: dict[tuple[str, str], str] = {}
-    job = ""
-    for line in text.splitlines():
-        if match := re.match(r"job_number:\s+(\d+)", line):
-            job = match[1]
-        elif match := re.match(r"error reason\s+(\d+):\s+(?:\S+ \S+ \[\d+:\d+\]: )?(?:error: )?(.*)", line):
-            found[job, match[1]] = match[2].strip()
-    return found
-
-
-def parse_qacct(text: str, name: str = "") -> JobStatus | None:
-    """Read ``qacct -j``; None when it has no record of a job of that name, if one is given.
-
-    A job that was started again has a record for each start: the last counts.
-    """
-    found = None
-    for record in re.split(r"^=+$", text, flags=re.MULTILINE):
-        fields = dict(re.findall(r"^(\w+)[ \t]+(.*?)[ \t]*$", record, re.MULTILINE))
-        if "failed" in fields and name in ("", fields.get("jobname")):
-            found = fields
-    return None if found is None else _ended(found)
-
-
-def _ended(fields: Mapping[str, str]) -> JobStatus | None:
-    word = f"failed {fields['failed']}".strip()
-    failed = _number(fields["failed"])
-    code = _number(fields.get("exit_status", ""))
-    signal = code - 128 if 128 < code <= 128 + 64 else None
-    if failed in _RESCHEDULED:
-        return None  # it has ended there and is to start again
-    detail = fields["failed"] if failed else ""
-    state, reason = JobState.FAILED, ExitReason.LAUNCH_FAILURE
-    exit_code: int | None = None if signal else code
-    if failed == _LIMIT:
-        reason = ExitReason.TIMEOUT if _has_run_out(fields) else ExitReason.OUT_OF_MEMORY
-    elif failed == _AFTER_JOB and signal == 9:  # qdel's way; a command's own SIGKILL gives failed 0
-        state, reason = JobState.CANCELLED, ExitReason.CANCELLED_OUTSIDE
-        detail = f"{fields['failed']}; exit_status {code}: SIGKILL, as qdel sends it"
-    elif signal and failed in {0, _AFTER_JOB}:
-        reason = ExitReason.SIGNAL
-    elif failed in _ENDED_BY_ITSELF and not code:
-        return JobStatus(JobState.COMPLETED, word, None, detail, exit_code=0, nodes=fields.get("hostname", ""))
-    elif failed in _ENDED_BY_ITSELF or failed == _AFTER_JOB:
-        reason = ExitReason.NONZERO_EXIT
-    return JobStatus(state, word, reason, detail, False, exit_code, signal, fields.get("hostname", ""))
-
-
-def _has_run_out(fields: Mapping[str, str]) -> bool:
-    """Tell whether it was the time limit: failed 37 is said of time and of memory alike."""
-    used, asked = (re.search(pattern, fields.get(key, "")) for key, pattern in _WALLCLOCK)
-    limits = re.search(r"\bh_vmem=([\d.]+)([KMGkmg]?)", fields.get("category", ""))
-    peak = re.match(r"([\d.]+)([KMG]?)B?", fields.get("maxvmem", ""))
-    if used and asked and float(used[1]) >= float(asked[1]) - 1:
-        return True
-    return not (limits and peak and _bytes(peak) >= _bytes(limits))
-
-
-_WALLCLOCK = (("ru_wallclock", r"([\d.]+)"), ("category", r"\bh_rt=(\d+)\b"))
-
-
-def _bytes(match: re.Match[str]) -> float:
-    return float(match[1]) * 1024.0 ** "_KMG".index(match[2].upper() or "_")
-
-
-def _number(text: str) -> int:
-    match = re.match(r"\s*(\d+)", text)
-    return int(match[1]) if match else 0
-
-
-def parse_array_limit(text: str) -> int:
-    """Read ``max_aj_tasks`` from ``qconf -sconf``; 0 there means no limit, and 75000 is its default."""
-    match = re.search(r"^max_aj_tasks\s+(\d+)", text, re.MULTILINE)
-    return int(match[1]) or 10**6 if match else 75000
-
-
-def parse_queues(listing: str, limits: str, version: str) -> BackendInfo:
-    """Read ``qstat -f -xml`` and ``qconf -sq '*'``."""
-    limit_of = dict(re.findall(r"^qname\s+(\S+)(?:.|\n)*?^h_rt\s+(\S+)", limits, re.MULTILINE))
-    hosts: dict[str, int] = {}
-    queues: dict[str, list[str]] = {}
-    for row in _xml(listing).iter("Queue-List"):
-        queue, _, node = (row.findtext("name") or "").partition("@")
-        hosts[node] = max(hosts.get(node, 0), _number(row.findtext("slots_total") or ""))
-        queues.setdefault(queue, []).append((row.findtext("state") or "").strip())
-    partitions = tuple(
-        Partition(
-            queue,
-            nodes=len(states),
-            max_time_s=_limit(limit_of.get(queue, "INFINITY")),
-            status="up" if any(not set(state) & set("dEuDCsS") for state in states) else "/".join(sorted(set(states))),
-        )
-        for queue, states in queues.items()
-    )
-    return BackendInfo(version, len(hosts), max(hosts.values(), default=0) or None, None, partitions)
-
-
-def _limit(text: str) -> float | None:
-    text = text.partition(",")[0]
-    return None if text.upper() == "INFINITY" else float(text) if text.isdigit() else parse_duration(text)

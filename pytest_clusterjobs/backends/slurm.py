@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
+    Expectation,
     Partition,
     QueuedJob,
     Submission,
@@ -23,6 +24,7 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
 from pytest_clusterjobs.core.errors import BackendUnavailable, CommandNotFound, SubmitError, SubmitLimit, SubmitUnknown
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.units import clock_text, parse_duration
@@ -94,7 +96,8 @@ _NO_OUTPUT_FILE = 53
 # Above it are no signals but words of Slurm's own, such as 125 for out of memory (slurm.h, SIG_OOM).
 _LAST_SIGNAL = 64
 
-_FORMAT = "%i|%T|%N|%j|%r"
+_FORMAT = "%i|%T|%N|%j|%r|%C|%D|%m|%l|%P"
+_OUTPUT = "sbatch(1) 22.05, OUTPUT ENVIRONMENT VARIABLES"
 
 
 class SlurmBackend(BatchBackend):
@@ -205,10 +208,11 @@ class SlurmBackend(BatchBackend):
     def parse_poll(self, text: str, name_prefix: str) -> dict[str, QueuedJob]:
         found = {}
         for line in text.splitlines():
-            fields = line.split("|", 4)
-            if len(fields) == 5 and fields[3].startswith(name_prefix):
-                native_id, word, nodes, name, reason = fields
-                found[native_id.strip()] = QueuedJob(name, status_of(word, reason, nodes=nodes))
+            fields = line.split("|")
+            if len(fields) >= 5 and fields[3].startswith(name_prefix):
+                native_id, word, nodes, name, reason, *counted = fields
+                status = replace(status_of(word, reason, nodes=nodes), resources=counted_resources(*counted[:5]))
+                found[native_id.strip()] = QueuedJob(name, status)
         return found
 
     def explain(self, native_id: str) -> JobStatus | None:
@@ -228,6 +232,37 @@ class SlurmBackend(BatchBackend):
 
     def explain_sources(self) -> tuple[str, ...]:
         return ("scontrol show job", "sacct")
+
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        array, _, task = native_id.partition("_")
+        expected = {
+            "SLURM_JOB_NAME": name,
+            "SLURM_JOB_NUM_NODES": str(spec.nodes),
+            "SLURM_CPUS_PER_TASK": str(spec.cores),
+            **({"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {"SLURM_JOB_ID": native_id}),
+        }
+        if spec.memory_bytes is not None:
+            expected["SLURM_MEM_PER_NODE"] = str(math.ceil(spec.memory_bytes / 2**20))
+        if spec.account is not None:
+            expected["SLURM_JOB_ACCOUNT"] = spec.account
+        if spec.qos is not None:
+            expected["SLURM_JOB_QOS"] = spec.qos
+        contract = {variable: Expectation(value, source=_OUTPUT) for variable, value in expected.items()}
+        if spec.partition is not None:  # of several, the one that could start it first
+            any_of = "|".join(map(re.escape, spec.partition.split(",")))
+            contract["SLURM_JOB_PARTITION"] = Expectation(pattern=any_of, source=_OUTPUT)
+        return {**super().expected_environment(native_id, name, spec), **contract}
+
+    def told_resources(self, environment: Mapping[str, str]) -> Resources:
+        memory = environment.get("SLURM_MEM_PER_NODE", "")
+        gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+        return Resources(
+            cores=_whole(environment.get("SLURM_CPUS_ON_NODE", "")),
+            memory_bytes=(_whole(memory) or 0) * 2**20 or None,  # 0: all that the node has
+            gpus=_whole(gpus.rpartition(":")[2]),
+            nodes=_whole(environment.get("SLURM_JOB_NUM_NODES", "")),
+            partition=environment.get("SLURM_JOB_PARTITION"),
+        )
 
     def cancel_argv(self, native_ids: Sequence[str]) -> list[str]:
         return ["scancel", "--quiet", *native_ids]
@@ -308,17 +343,49 @@ def parse_array_limit(text: str) -> int:
 
 def parse_scontrol(text: str) -> JobStatus | None:
     """Read ``scontrol --oneliner show job``; None when it shows no job."""
-    found = re.findall(r"(?:^|\s)(JobState|Reason|ExitCode|NodeList|Restarts)=(\S*)", text)
+    found = re.findall(rf"(?:^|\s)(JobState|Reason|ExitCode|NodeList|Restarts|{_COUNTED})=(\S*)", text)
     fields = dict(reversed(found))  # the first of each counts: paths and comments, which may look like one, come later
     if "JobState" not in fields:
         return None
-    return status_of(
+    status = status_of(
         fields["JobState"],
         fields.get("Reason", ""),
         fields.get("ExitCode", ""),
         fields.get("NodeList", ""),
         int(fields.get("Restarts") or 0),
     )
+    return replace(status, resources=counted_resources(*(fields.get(name, "") for name in _COUNTED.split("|"))))
+
+
+_COUNTED = "NumCPUs|NumNodes|MinMemoryNode|TimeLimit|Partition"
+
+
+def counted_resources(
+    cpus: str = "", nodes: str = "", memory: str = "", limit: str = "", partition: str = ""
+) -> Resources:
+    """Read how squeue and scontrol count a job's resources.
+
+    Args:
+        cpus: CPUs of all nodes together.
+        nodes: Number of nodes; while it waits perhaps a range, ``1-4``.
+        memory: Memory per node, e.g. ``512M``; 0 for all that a node has.
+        limit: Time limit, e.g. ``5:00`` or ``UNLIMITED``.
+        partition: Partition; while it waits perhaps several.
+    """
+    node_count, cpu_count = _whole(nodes.strip()), _whole(cpus.strip())
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)", memory.strip())
+    bytes_per_node = int(float(size[1]) * 1024.0 ** "KMGTP".index(size[2] or "M") * 1024) if size else 0
+    return Resources(
+        cores=cpu_count // node_count if cpu_count and node_count else None,
+        memory_bytes=bytes_per_node or None,
+        nodes=node_count,
+        time_limit_s=_max_time(limit.strip()) if re.fullmatch(r"[\d:-]+", limit.strip()) else None,
+        partition=partition.strip() or None,
+    )
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
 
 
 def parse_sacct(text: str) -> JobStatus | None:

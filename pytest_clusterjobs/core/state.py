@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from pytest_clusterjobs.core.resources import Resources
+
 
 class JobState(str, enum.Enum):
     """Where a job is. Terminal states never change."""
@@ -106,3 +108,5 @@ class JobStatus:
     nodes: str = ""
     #: How often the scheduler has started it again under the same id.
     restarts: int = 0
+    #: What the scheduler counts for it: asked for while it waits, given once it runs. None where it does not say.
+    resources: Resources | None = None

@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_clusterjobs.backends.base import Backend, QueuedJob
 from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, ConnectionLost, SubmitLimit, SubmitUnknown
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import verdict
 from pytest_clusterjobs.engine.monitor import by_exit_code
@@ -291,6 +293,8 @@ class Clerk:
         for tracked in self._run.ledger.unfinished(self._backend):
             if tracked.accepted is not None and tracked.accepted < asked_at:
                 queued = found.get(tracked.job.native_id)
+                if queued is not None:
+                    tracked.job.record.seen_as = queued.name
                 self._judge(tracked, None if queued is None else queued.status, now)
 
     def _note_outage(self, error: ClusterJobsError) -> None:
@@ -420,9 +424,12 @@ def _queued_to(queued: QueuedJob) -> list[Any]:
     status = queued.status
     reason = status.reason.value if status.reason else None
     facts = [status.detail, status.is_hopeless, status.exit_code, status.signal, status.nodes, status.restarts]
-    return [queued.name, status.state.value, status.native_word, reason, *facts]
+    resources = None if status.resources is None else status.resources.known()
+    return [queued.name, status.state.value, status.native_word, reason, resources, *facts]
 
 
 def _queued_from(value: list[Any]) -> QueuedJob:
-    name, state, word, reason, *facts = value
-    return QueuedJob(name, JobStatus(JobState(state), word, ExitReason(reason) if reason else None, *facts))
+    name, state, word, reason, known, *facts = value
+    resources = None if known is None else Resources(**known)
+    why = ExitReason(reason) if reason else None
+    return QueuedJob(name, replace(JobStatus(JobState(state), word, why, *facts), resources=resources))

@@ -7,14 +7,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from pytest_clusterjobs.backends.base import Backend
 from pytest_clusterjobs.core.errors import StoreError
 from pytest_clusterjobs.core.record import JobRecord, utc_now
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
-from pytest_clusterjobs.engine import verdict
+from pytest_clusterjobs.engine import measuring, verdict
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.store import Store
 from pytest_clusterjobs.engine.tracking import Batch, Tracked
@@ -85,7 +84,8 @@ class Ledger:
                 record.native_id, record.submit_command = native_id, command
                 record.detail = record.detail if tracked.is_closed else ""
                 record.metrics.submitted_at = record.metrics.submitted_at or moment
-                record.state = JobState.PENDING if record.state is JobState.NEW else record.state
+                if record.state is JobState.NEW:
+                    record.enter(JobState.PENDING, at=moment)
                 tracked.accepted = now
                 if tracked.cancel_reason is not None:
                     tracked.must_cancel = True
@@ -103,9 +103,10 @@ class Ledger:
         """Take note that a job has started."""
         if tracked.started is None:
             tracked.started = now
-            tracked.job.record.state = JobState.RUNNING
+            moment = utc_now()
+            tracked.job.record.enter(JobState.RUNNING, at=moment)
             tracked.job.record.detail = ""
-            tracked.job.record.metrics.started_at = utc_now()
+            tracked.job.record.metrics.started_at = moment
 
     def note_status(self, tracked: Tracked, status: JobStatus, *, keep_state: bool = False) -> None:
         """Take note of the scheduler's words; ``keep_state`` leaves our state to the evidence."""
@@ -114,10 +115,13 @@ class Ledger:
         record.metrics.restarts = max(record.metrics.restarts, status.restarts)
         if status.nodes:
             record.metrics.nodes = (status.nodes,)
+        measuring.note_resources(record, status)
+        if status.state.is_terminal:
+            tracked.end_word = status.native_word
         if not keep_state:
             record.detail = status.detail
             if not (status.state is JobState.PENDING and tracked.started is not None):
-                record.state = status.state
+                record.enter(status.state, status.native_word)
 
     def note_requeue(self, tracked: Tracked, status: JobStatus) -> None:
         """Take note that the scheduler has put a started job back into the queue, under the same id."""
@@ -127,7 +131,8 @@ class Ledger:
         record = tracked.job.record
         tracked.started = tracked.code = tracked.unexplained_since = tracked.ended_since = None
         tracked.waits_since = self._clock()
-        record.state, record.detail = JobState.PENDING, status.detail
+        record.enter(JobState.PENDING, status.native_word)
+        record.detail, record.native_word = status.detail, status.native_word
         record.metrics.restarts = max(record.metrics.restarts + 1, status.restarts)
         self.store.journal("requeued", job=record.job_id, native_id=record.native_id)
 
@@ -159,7 +164,7 @@ class Ledger:
             record.reason, record.detail = ended.reason, ended.detail
             record.metrics.exit_code, record.metrics.signal = ended.exit_code, ended.signal
             self._fill_metrics(tracked, header or self._header(record) or {})
-            record.state = ended.state
+            record.enter(ended.state, tracked.end_word)
             self._unfinished.pop(record.job_id, None)
             self._native.pop(record.native_id, None)
         self.store.transport.remove(self.store.mark(record.job_id))
@@ -182,27 +187,14 @@ class Ledger:
             return None
 
     def _fill_metrics(self, tracked: Tracked, header: Mapping[str, Any]) -> None:
-        record, measured = tracked.job.record, header.get("metrics") or {}
-        metrics = record.metrics
+        record = tracked.job.record
         start = self.store.read_json(os.path.join(record.directory, START)) or {}
-        if start.get("node"):
-            metrics.nodes = metrics.nodes or (start["node"],)
-        if started := measured.get("started_at", start.get("started_at")):
-            metrics.started_at = datetime.fromtimestamp(started, timezone.utc)
-        ended_at = measured.get("ended_at")
-        metrics.ended_at = utc_now() if ended_at is None else datetime.fromtimestamp(ended_at, timezone.utc)
-        metrics.cpu_time_s = measured.get("cpu_time_s")
-        metrics.max_rss_bytes = measured.get("max_rss_bytes")
-        if metrics.submitted_at and metrics.started_at:
-            metrics.queue_time_s = max(0.0, (metrics.started_at - metrics.submitted_at).total_seconds())
-        if metrics.started_at:
-            metrics.run_time_s = measured.get("run_time_s", (metrics.ended_at - metrics.started_at).total_seconds())
-        if not measured:
-            why = "the job left no result file" if metrics.started_at else "the job did not start"
-            metrics.unknown.update({"cpu_time_s": why, "max_rss_bytes": why})
+        told = tracked.backend.told_resources(start.get("environment") or {})
+        measuring.fill(record, start, header.get("metrics") or {}, told)
 
     def end_unsubmitted(self, job: Job[Any], ended: verdict.Verdict) -> None:
         """End a job that was never handed to the ledger's submission."""
-        job.record.state, job.record.reason, job.record.detail = ended.state, ended.reason, ended.detail
+        job.record.reason, job.record.detail = ended.reason, ended.detail
+        job.record.enter(ended.state)
         self.records.append(job.record)
         job.mark_ended()

@@ -38,6 +38,8 @@ class Tracked:
     missing_since: float | None = None
     #: Since when the scheduler says it has ended, without evidence of its own.
     ended_since: float | None = None
+    #: The scheduler's word for its end, "" while it has said none.
+    end_word: str = ""
     #: True while it counts against the limit on jobs.
     has_room: bool = False
     #: True once it has ended for us.

@@ -16,7 +16,7 @@ from . import packing
 
 TYPE_CHECKING = False  # importing typing would cost every job 3 ms
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple
+    from typing import Any, Callable, Dict, List, Tuple
 
     Segments = Dict[str, bytes]
 
@@ -30,7 +30,17 @@ EXIT_REFUSED = 97
 
 _MAX_WARNINGS = 200
 _SCHEDULER_PREFIXES = ("SLURM_", "PBS_", "SGE_", "LSB_", "LS_", "KUBERNETES_", "CUDA_VISIBLE", "ROCR_", "CLUSTERJOBS_")
-_SCHEDULER_NAMES = ("JOB_ID", "JOB_NAME", "NSLOTS", "NHOSTS", "QUEUE", "PE", "PE_HOSTFILE", "NCPUS", "SSH_CONNECTION")
+_SCHEDULER_NAMES = frozenset(
+    {
+        *("JOB_ID", "JOB_NAME", "NSLOTS", "NHOSTS", "QUEUE", "PE", "PE_HOSTFILE", "NCPUS", "SSH_CONNECTION"),
+        *("HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HOSTNAME"),
+    }
+)
+_SECRETS = ("JWT", "TOKEN", "SECRET", "PASSWORD", "PASSPHRASE", "API_KEY")  # as in SLURM_JWT: a way into the scheduler
+# What schedulers list a job's hosts in, and where a pod finds its namespace.
+_HOST_FILES = ("PBS_NODEFILE", "PE_HOSTFILE", "LSB_DJOB_HOSTFILE")
+_POD, _NAMESPACE = "KUBERNETES_SERVICE_HOST", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+_MAX_HOST_LINES = 4096
 
 
 def main(directory: str) -> int:
@@ -213,6 +223,12 @@ def _run_part(part: int, home: "List[str]") -> "Tuple[Dict[str, Any], Segments]"
 
 def start_facts(started_at: float) -> "Dict[str, Any]":
     """Tell what the node really gives: seen here, not read from what was asked for."""
+    told = {
+        name: value
+        for name, value in os.environ.items()
+        if (name.startswith(_SCHEDULER_PREFIXES) or name in _SCHEDULER_NAMES)
+        and not any(word in name.upper() for word in _SECRETS)
+    }
     return {
         "node": os.uname().nodename,
         "pid": os.getpid(),
@@ -220,55 +236,148 @@ def start_facts(started_at: float) -> "Dict[str, Any]":
         "python": sys.version.split()[0],
         "executable": sys.executable,
         "cpus": sorted(os.sched_getaffinity(0)),
+        "threads_per_core": threads_per_core(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cgroup": cgroup_limits(),
         "rlimits": {name: list(resource.getrlimit(getattr(resource, name))) for name in ("RLIMIT_AS", "RLIMIT_CPU")},
-        "gpus": sorted(name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()),
-        "environment": {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith(_SCHEDULER_PREFIXES) or name in _SCHEDULER_NAMES
-        },
+        "gpus": gpu_devices(),
+        "environment": told,
+        "files": listed_in_files(told),
     }
 
 
-def cgroup_limits() -> "Dict[str, str]":
-    """Read the memory and CPU limits of this process's control groups, version 1 and 2."""
-    found = {}  # type: Dict[str, str]
-    for line in _lines("/proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            for name in ("memory.max", "cpu.max"):
-                found.update(_limit(name, "/sys/fs/cgroup" + path))
-        elif controllers == "memory":
-            found.update(_limit("memory.limit_in_bytes", "/sys/fs/cgroup/memory" + path))
-        elif "cpuset" in controllers.split(","):
-            found.update(_limit("cpuset.cpus", "/sys/fs/cgroup/cpuset" + path))
+def threads_per_core() -> int:
+    """Count the hardware threads that share the first of this process's CPUs' core, itself included; 1 if unknown."""
+    path = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list".format(min(os.sched_getaffinity(0)))
+    count = 0
+    for part in ",".join(_lines(path)).split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            count += int(last or first) - int(first) + 1
+    return count or 1
+
+
+def gpu_devices() -> "List[str]":
+    """Name the GPUs that have a device file here: NVIDIA's, and AMD's where the driver for computing is there."""
+    names = os.listdir("/dev")
+    found = sorted(name for name in names if name.startswith("nvidia") and name[6:].isdigit())
+    if "kfd" in names and os.path.isdir("/dev/dri"):
+        found += sorted(name for name in os.listdir("/dev/dri") if name.startswith("renderD"))
     return found
 
 
-def _limit(name: str, folder: str) -> "Iterator[Tuple[str, str]]":
-    for line in _lines(os.path.join(folder, name)):
-        yield name, line.strip()
+def listed_in_files(told: "Dict[str, str]") -> "Dict[str, List[str]]":
+    """Give the lines of the files that variables name, and of a pod's namespace; none for a file that is not there."""
+    paths = {name: told[name] for name in _HOST_FILES if name in told}
+    if _POD in told:
+        paths["namespace"] = _NAMESPACE
+    return {name: _lines(path)[:_MAX_HOST_LINES] for name, path in paths.items() if os.path.exists(path)}
+
+
+def cgroup_limits() -> "Dict[str, str]":
+    """Read the tightest memory and CPU limits of this process's control groups and all above, version 1 and 2."""
+    found = {}  # type: Dict[str, str]
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            top = "/sys/fs/cgroup/" + controller
+            while controller in _READERS:
+                _READERS[controller](found, top + path.rstrip("/") + "/")
+                if path in ("", "/"):
+                    break
+                path = path.rpartition("/")[0]
+    return found
+
+
+def _read_unified(found: "Dict[str, str]", folder: str) -> None:
+    _tighten(found, "memory.max", _first(folder + "memory.max"))
+    _tighten(found, "cpu.max", _first(folder + "cpu.max"))
+
+
+def _read_memory(found: "Dict[str, str]", folder: str) -> None:
+    _tighten(found, "memory.limit_in_bytes", _first(folder + "memory.limit_in_bytes"))
+
+
+def _read_cpu(found: "Dict[str, str]", folder: str) -> None:
+    _tighten(found, "cpu.max", _first(folder + "cpu.cfs_quota_us") + " " + _first(folder + "cpu.cfs_period_us"))
+
+
+_READERS = {"": _read_unified, "memory": _read_memory, "cpu": _read_cpu}
+
+
+def _tighten(found: "Dict[str, str]", name: str, text: str) -> None:
+    """Keep the smaller of two limits, each a number or two whose ratio counts; a word or less than 0 is no limit."""
+    numbers = text.split()
+    if numbers and all(number.isdigit() for number in numbers):
+        before = found.get(name, "").split()
+        if not before or _ratio(numbers) < _ratio(before):
+            found[name] = " ".join(numbers)
+
+
+def _ratio(numbers: "List[str]") -> float:
+    return int(numbers[0]) / (int(numbers[1]) or 1) if len(numbers) > 1 else float(numbers[0])
+
+
+def _first(path: str) -> str:
+    return "".join(_lines(path)[:1])
 
 
 def _lines(path: str) -> "List[str]":
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except OSError:
         return []
 
 
 def measure(started_at: float, run_time_s: float) -> "Dict[str, Any]":
-    """Measure this process and its ended children."""
+    """Measure this process, its ended children, and the children of theirs that still live."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
+    found = {
         "started_at": started_at,
         "ended_at": time.time(),
         "run_time_s": run_time_s,
         "cpu_time_s": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
         "max_rss_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,  # kilobytes on Linux, getrusage(2)
     }
+    found.update(_read_and_written(os.getpid()))  # of ended children too
+    for pid in living_children(os.getpid()):
+        found["cpu_time_s"] += _cpu_time_s(pid)
+        found["max_rss_bytes"] = max(found["max_rss_bytes"], _max_rss_bytes(pid))
+        for name, count in _read_and_written(pid).items():
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+def living_children(pid: int) -> "List[int]":
+    """Give the processes that a process has started and that live, theirs too (proc(5): kernels with PROC_CHILDREN)."""
+    family = [pid]
+    for parent in family:  # which grows as it goes
+        try:
+            threads = os.listdir("/proc/{}/task".format(parent))
+        except OSError:
+            continue
+        for thread in threads:
+            family.extend(map(int, _first("/proc/{}/task/{}/children".format(parent, thread)).split()))
+    return family[1:]
+
+
+def _cpu_time_s(pid: int) -> float:
+    """Give the CPU seconds of a process and its ended children: proc(5), stat, fields 14 to 17."""
+    fields = _first("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _max_rss_bytes(pid: int) -> int:
+    values = [line.split()[1] for line in _lines("/proc/{}/status".format(pid)) if line.startswith("VmHWM:")]
+    return int(values[0]) * 1024 if values else 0
+
+
+def _read_and_written(pid: int) -> "Dict[str, int]":
+    """Give the bytes that a process and its ended children read and wrote: proc(5), io, rchar and wchar."""
+    names = {"rchar": "read_bytes", "wchar": "written_bytes"}
+    counts = [line.partition(": ") for line in _lines("/proc/{}/io".format(pid))]
+    return {names[name]: int(count) for name, _, count in counts if name in names}
 
 
 def write_envelope(path: str, header: "Dict[str, Any]", segments: "Segments", fsync: bool) -> None:

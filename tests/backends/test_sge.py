@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.backends.base import BackendSettings, Submission
-from pytest_clusterjobs.backends.sge import (
-    SgeBackend,
+from pytest_clusterjobs.backends.sge import SgeBackend
+from pytest_clusterjobs.backends.sge_text import (
     parse_array_limit,
     parse_error_reasons,
     parse_qacct,
