@@ -23,7 +23,8 @@ from pytest_clusterjobs.engine.run import Run
 def check(backends: tuple[str, ...], as_json: bool) -> None:
     """Ask BACKENDS, which may be profiles, or all backends, whether they can be used from here.
 
-    Exits with 0 when all those named can, or, without a name, when any can; else with 1.
+    Of each credential that they declare it tells the source that has it, never the value. Exits with 0 when all those
+    named can be used, or, without a name, when any can; else with 1.
     """
     configured = Configured(os.getcwd(), {"workdir": Sourced("", ""), "max_jobs": Sourced(None, "")})
     chosen = [configured.require(name) for name in backends] or list(registry.names())
@@ -31,10 +32,13 @@ def check(backends: tuple[str, ...], as_json: bool) -> None:
         run = Run(Settings(workdir=folder), places=configured.place)
         probes = [run.probe(name) for name in chosen]
         run.close()
+    survey = {name: configured.credentials(name).survey() for name in chosen}
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(probe) for probe in probes], indent=2))
+        rows = [{**dataclasses.asdict(probe), "credentials": survey[probe.name]} for probe in probes]
+        click.echo(json.dumps(rows, indent=2))
     else:
         _table(probes)
+        _credentials(survey)
     answers = [probe.is_available for probe in probes]
     raise SystemExit(0 if (all(answers) if backends else any(answers)) else 1)
 
@@ -52,4 +56,23 @@ def _table(probes: list[Probe]) -> None:
         nodes = "" if info is None or info.nodes is None else str(info.nodes)
         version = info.version if info else ""
         table.add_row(probe.name, "yes" if probe.is_available else "no", version, nodes, partitions, probe.reason)
+    Console().print(table)
+
+
+def _credentials(survey: dict[str, list[dict[str, str | None]]]) -> None:
+    """Print a line for each credential: its source, or why there is none."""
+    rows = [(name, each) for name, found in survey.items() for each in found]
+    if not rows:
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("backend", "credential", "source"):
+        table.add_column(heading, overflow="fold")
+    for name, each in rows:
+        problem = (each["problem"] or "").partition("\n")[0]
+        table.add_row(name, each["key"], escape(each["source"] or problem))
+    Console().print()
     Console().print(table)

@@ -51,6 +51,8 @@ def show(profile: str | None, origin: bool) -> None:
 def _text(name: str, value: object) -> str:
     if name.startswith("env."):
         return "(set)"  # it may be a secret
+    if name.startswith("credentials.") and not value:
+        return "(variable, .env or keyring)"
     return value if isinstance(value, str) else json.dumps(value)
 
 

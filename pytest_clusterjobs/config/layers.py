@@ -101,7 +101,7 @@ class Configuration:
         return found
 
     def settings(self, name: str) -> dict[str, Sourced]:
-        """Give what counts for a backend or a profile: by key, and ``env.NAME`` and ``options.NAME``.
+        """Give what counts for a backend or a profile: by key, and ``env.NAME`` and so on for mappings.
 
         Raises:
             UnknownBackendError: There is neither.
@@ -164,6 +164,10 @@ class Configuration:
             directives_skip=_texts(settings.get("directives_skip")),
             options=_under("options.", settings),
         )
+
+    def owners(self, name: str) -> tuple[str, ...]:
+        """Give whose credentials count for a profile or backend: its own, those that it extends, the backend's."""
+        return tuple(dict.fromkeys([*reversed(self._line_of(name)), self.backend_of(name) or name]))
 
     def _line_of(self, name: str) -> list[str]:
         """Give a profile after those that it extends; a circle ends where it would begin again."""
@@ -254,14 +258,26 @@ def _flat(document: Document, path: KeyPath, *, is_far: bool = False) -> Iterato
     from pytest_clusterjobs.config.profiles import absolute
 
     for key, value in _section(document, path).items():
-        if key in ("env", "options"):
-            for name, text in _mapping(value).items():
-                yield f"{key}.{name}", _sourced(text, document, (*path, key, name))
+        if key in ("env", "options", "credentials"):
+            for name, inner in _mapping(value).items():
+                inner = _command(inner, document) if key == "credentials" else inner
+                yield f"{key}.{name}", _sourced(inner, document, (*path, key, name))
             continue
+        if key == "credential_command":
+            value = _command(value, document)
         is_path = key == "workdir" or (key == "python" and ("/" in value or value.startswith("~")))
         if is_path and not is_far:
             value = absolute(value, document)
         yield "partition" if key == "queue" else key, _sourced(value, document, (*path, key))
+
+
+def _command(value: object, document: Document) -> object:
+    """Give the words of a command that runs here, a program with a relative path from the file's place."""
+    from pytest_clusterjobs.config.profiles import absolute
+
+    if not isinstance(value, list) or not ("/" in value[0] or value[0].startswith("~")):
+        return value
+    return [absolute(value[0], document), *value[1:]]
 
 
 def _sourced(value: object, document: Document, path: KeyPath) -> Sourced:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
+from pytest_clusterjobs.config import credentials
 from pytest_clusterjobs.config.files import Document, KeyPath, dotted
 from pytest_clusterjobs.core.errors import SpecError
 from pytest_clusterjobs.core.naming import nearest
@@ -25,6 +26,12 @@ _COUNT = {"type": "integer", "minimum": 1}
 _DURATION = {"type": ["string", "number"], "examples": ["00:30:00", "30m", 90]}
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _MAPPING = {"type": "object", "additionalProperties": {"type": "string"}}
+_WORDS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_CREDENTIALS = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^{credentials.KEY.pattern}$"},
+    "additionalProperties": {"anyOf": [{"type": "null"}, {"type": "string", "pattern": "^(op://.+)?$"}, _WORDS]},
+}
 
 
 class Key(NamedTuple):
@@ -109,6 +116,32 @@ def _options(value: Any) -> object:
     return value
 
 
+def _credentials(value: Any) -> object:
+    """Check names and forms. A message has a name, never a value: somebody may have written one."""
+    if not isinstance(value, dict):
+        raise SpecError("credentials must be a mapping of names to references, commands, or nothing")
+    for name, declared in value.items():
+        if not credentials.KEY.fullmatch(str(name)):
+            raise SpecError(f"credentials has a name {name!r}; it must be of capital letters, digits and _")
+        is_reference = isinstance(declared, str) and credentials.REFERENCE.fullmatch(declared)
+        if not (declared in (None, "") or is_reference or _is_command(declared)):
+            raise SpecError(
+                f"credentials.{name} must be a reference op://vault/item/field, a command as a list of words, or "
+                "nothing: no value belongs in this file"
+            )
+    return value
+
+
+def _credential_command(value: Any) -> object:
+    if not _is_command(value):
+        raise SpecError("credential_command must be a list of words, the first one a program")
+    return value
+
+
+def _is_command(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
+
+
 KEYS: tuple[Key, ...] = (
     Key("backend", _TEXT, "name of the backend", _text("backend"), False),
     Key("extends", _TEXT, "name of a profile whose settings lie below this one's", _text("extends"), False),
@@ -170,6 +203,19 @@ KEYS: tuple[Key, ...] = (
         _DURATION,
         "a job that is unknown to every source for so long counts as lost",
         _duration("lost_after"),
+    ),
+    Key(
+        "credentials",
+        _CREDENTIALS,
+        "names of passwords and tokens, each with an op:// reference, a command that prints it, or nothing; merged "
+        "name by name",
+        _credentials,
+    ),
+    Key(
+        "credential_command",
+        _WORDS,
+        "command that prints any of the credentials; {key} and {profile} in its words are replaced",
+        _credential_command,
     ),
     Key("options", _MAPPING, "what this backend alone knows; each backend lists its own", _options, False),
 )

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Give `` — did you mean 'x'?`` for the known name nearest to ``name``, or "" when none is near."""
-    close = difflib.get_close_matches(name.lower(), {candidate.lower(): None for candidate in known}, n=1, cutoff=0.6)
-    return f" — did you mean {close[0]!r}?" if close else ""
+    spelled = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
+    return f" — did you mean {spelled[close[0]]!r}?" if close else ""
 
 
 def slug(text: str, limit: int = 40) -> str:

@@ -16,6 +16,7 @@ from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pytest_clusterjobs.config.credentials import Credentials
     from pytest_clusterjobs.engine.run import Run
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -45,6 +46,7 @@ class Configured:
         self._start, self._known = start, known
         #: What is given above the files.
         self.above = dict(above or {})
+        self._credentials: dict[str, Credentials] = {}
 
     @functools.cached_property
     def configuration(self) -> Configuration | None:
@@ -107,6 +109,33 @@ class Configured:
         if self.configuration is None:
             return Place(registry.require(name), name)
         return self.configuration.place(name, self.above)
+
+    def credentials(self, name: str) -> Credentials:
+        """Give the credentials of a backend or a profile. None is fetched before it is asked for.
+
+        Raises:
+            UnknownBackendError: There is neither.
+        """
+        from pytest_clusterjobs.config.credentials import Credentials, OnePassword, usual_sources
+        from pytest_clusterjobs.transports.local import LocalTransport
+
+        self.require(name)
+        if name not in self._credentials:
+            configuration, run = self.configuration, LocalTransport().run
+            settings = configuration.settings(name) if configuration else {}
+            declared = {
+                key.removeprefix("credentials."): each.value
+                for key, each in settings.items()
+                if key.startswith("credentials.")
+            }
+            self._credentials[name] = Credentials(
+                configuration.owners(name) if configuration else [name],
+                declared,
+                settings["credential_command"].value if "credential_command" in settings else (),
+                usual_sources(self._start, run),
+                OnePassword(run).read,
+            )
+        return self._credentials[name]
 
     def workdirs(self) -> list[str]:
         """Give the work directories here that files name, each once."""

@@ -21,7 +21,8 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 # What a job needs of the caller's environment even when it inherits nothing: what a login would set.
 _BASELINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Ours and pytest's own: options, and what would make a program in the job believe that it is under test.
-_NOT_INHERITED = ("CLUSTERJOBS_", "PYTEST_")
+# And what opens 1Password (1Password CLI 2, "Environment variables"): a job is given single secrets.
+_NOT_INHERITED = ("CLUSTERJOBS_", "PYTEST_", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN", "OP_SESSION_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,8 @@ profiles:
     max_jobs: 7
     command_timeout: 5
     lost_after: 1m
+    credentials: {TOKEN: op://team/hpc/token}
+    credential_command: [pass, show, "{profile}/{key}"]
     options: {parallel_environment: smp}
 """
 

@@ -23,6 +23,10 @@ def test_a_typo_gets_the_nearest_name_and_nonsense_gets_none(written: str, hint:
     assert nearest(written, ["local", "slurm"]) == hint
 
 
+def test_the_nearest_name_is_spelled_as_it_is() -> None:
+    assert nearest("tokne", ["TOKEN", "local"]) == " — did you mean 'TOKEN'?"
+
+
 def test_nothing_is_near_where_nothing_is_known() -> None:
     assert nearest("slurm", []) == ""
 
