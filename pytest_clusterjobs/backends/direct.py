@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pytest_clusterjobs.backends.base import Capability, Submission
+from pytest_clusterjobs.backends.base import Capability, QueuedJob, Submission
 from pytest_clusterjobs.backends.batch import module_lines
 from pytest_clusterjobs.core.errors import SubmitError
+from pytest_clusterjobs.core.resources import Resources
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.units import format_memory
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
+
+_log = logging.getLogger(__name__)
 
 #: What a job server can do.
 CAPABILITIES = frozenset({Capability.ARRAYS, Capability.TIME_LIMIT, Capability.MEMORY_LIMIT, Capability.SHELL})
@@ -38,15 +44,61 @@ _STATES = {
 _READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
 
 
-def status_of(word: str, code: int | None, detail: str, nodes: str) -> JobStatus:
-    """Put a server's word into ours.
+class JobTable:
+    """What is known of every job of a backend. Any thread may ask; one alone notes what a job's server says."""
 
-    Args:
-        word: What it says.
-        code: The exit code; negative: the signal that ended the job; None: unknown.
-        detail: More about it.
-        nodes: Where the job runs or ran.
-    """
+    def __init__(self) -> None:
+        #: Called with a job's id whenever it changes.
+        self.listener: Callable[[str], None] = lambda _: None
+        self._jobs: dict[str, QueuedJob] = {}
+
+    def add(self, native_ids: Collection[str], submission: Submission, cores: int) -> None:
+        """Take in jobs that are submitted together; ``cores``: how many they share with others."""
+        why, resources = why_pending(submission, cores), held_to(submission.spec)
+        pending = QueuedJob(submission.name, JobStatus(JobState.PENDING, "PENDING", detail=why, resources=resources))
+        self._jobs.update(dict.fromkeys(native_ids, pending))
+
+    def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
+        """Give the jobs whose submission's name starts so."""
+        return {key: job for key, job in list(self._jobs.items()) if job.name.startswith(name_prefix)}
+
+    def status(self, native_id: str) -> JobStatus | None:
+        """Give where a job is, or None for one that we never had."""
+        job = self._jobs.get(native_id)
+        return None if job is None else job.status
+
+    def is_alive(self, native_id: str) -> bool:
+        """Tell whether it is one of ours that has not ended."""
+        job = self._jobs.get(native_id)
+        return job is not None and not job.status.state.is_terminal
+
+    def unfinished(self) -> list[str]:
+        """Give the jobs that have not ended."""
+        return [native_id for native_id in list(self._jobs) if self.is_alive(native_id)]
+
+    def cores(self, native_id: str) -> int:
+        """Give the cores that a job asks for."""
+        resources = self._jobs[native_id].status.resources
+        return (resources and resources.cores) or 1
+
+    def has_started(self, native_id: str) -> bool:
+        """Tell whether a job has left the queue."""
+        return self._jobs[native_id].status.state is not JobState.PENDING
+
+    def note(self, native_id: str, word: str, code: int | None, detail: str, node: str) -> None:
+        """Take in a server's word for a job, and tell the listener. A job that has ended stays as it is."""
+        if not self.is_alive(native_id):
+            return
+        before = self._jobs[native_id]
+        status = _status_of(word, code, detail, node if word == "RUNNING" else before.status.nodes)
+        self._jobs[native_id] = QueuedJob(before.name, replace(status, resources=before.status.resources))
+        try:
+            self.listener(native_id)
+        except Exception:  # a listener's trouble must not end the thread that all jobs depend on
+            _log.exception("the listener failed for job %s", native_id)
+
+
+def _status_of(word: str, code: int | None, detail: str, nodes: str) -> JobStatus:
     state, reason = _STATES.get(word, (JobState.UNKNOWN, None))
     if word == "EXITED":
         state = JobState.FAILED if code else JobState.COMPLETED
@@ -84,6 +136,11 @@ def refuse_impossible(submission: Submission, backend: str, cores: int, memory_b
     ):
         if asked:
             raise SubmitError(f"{submission.name} asks for {asked}, and there is {there_is}", backend)
+
+
+def held_to(spec: JobSpec) -> Resources:
+    """Give the resources that a server holds a job to: pinned to so many cores, ended at the limits."""
+    return Resources(spec.cores, spec.memory_bytes, 0, 1, spec.time_limit_s)
 
 
 def why_pending(submission: Submission, cores: int) -> str:

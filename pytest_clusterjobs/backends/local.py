@@ -10,7 +10,6 @@ import atexit
 import importlib.util
 import itertools
 import json
-import logging
 import os
 import platform
 import queue
@@ -41,14 +40,13 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import SCRIPT
 from pytest_clusterjobs.core.errors import BackendUnavailable
-from pytest_clusterjobs.core.state import JobState, JobStatus
+from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.core.units import format_memory
 from pytest_clusterjobs.transports.base import Transport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 _NODE = Path(__file__).resolve().parent.parent / "node"
-_log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
 
 #: Folder of the locks for a local scheduler inside a job of one: the job's cores are its to share out. With the common
@@ -91,8 +89,7 @@ class LocalBackend(Backend):
         self._options = options or LocalOptions()
         self._cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
         self._node = platform.node()
-        self._jobs: dict[str, QueuedJob] = {}
-        self._listener: Callable[[str], None] = lambda _: None
+        self._jobs = direct.JobTable()
         self._link: _ServerLink | None = None
         self._link_lock = threading.Lock()
         self._has_our_runner: dict[str, bool] = {}
@@ -123,27 +120,24 @@ class LocalBackend(Backend):
         direct.refuse_impossible(submission, self.name, cores, _machine_memory(), "one node: this machine")
         link = self._server()
         native_ids = link.new_ids(len(submission.directories), submission.is_array)
-        why = direct.why_pending(submission, cores)
-        pending = QueuedJob(submission.name, JobStatus(JobState.PENDING, "PENDING", detail=why))
-        self._jobs.update(dict.fromkeys(native_ids, pending))
+        self._jobs.add(native_ids, submission, cores)
         link.send(self._message(submission, native_ids, link.environment))
         if link.is_dead:  # perhaps before the jobs were in the table
             self._on_end(link)
         return Submitted(native_ids, shlex.join([submission.python, submission.runner, submission.directory]))
 
     def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
-        return {key: job for key, job in list(self._jobs.items()) if job.name.startswith(name_prefix)}
+        return self._jobs.query(name_prefix)
 
     def explain(self, native_id: str) -> JobStatus | None:
-        job = self._jobs.get(native_id)
-        return None if job is None else job.status
+        return self._jobs.status(native_id)
 
     def explain_sources(self) -> tuple[str, ...]:
         return ("the local job server",)
 
     def cancel(self, native_ids: Collection[str]) -> None:
         link = self._link
-        wanted = [key for key in native_ids if key in self._jobs and not self._jobs[key].status.state.is_terminal]
+        wanted = list(filter(self._jobs.is_alive, native_ids))
         if wanted and link is not None:
             link.send({"cancel": wanted})
 
@@ -151,7 +145,7 @@ class LocalBackend(Backend):
         return direct.ARRAY_LIMIT
 
     def set_listener(self, listener: Callable[[str], None]) -> None:
-        self._listener = listener
+        self._jobs.listener = listener
 
     def close(self) -> None:
         """End every job and the server, and wait until they have ended: about 5 s at most."""
@@ -225,30 +219,16 @@ class LocalBackend(Backend):
 
     def _on_messages(self, messages: Iterable[Mapping[str, Any]]) -> None:
         for message in messages:
-            self._set(message["id"], message["word"], message.get("code"), message.get("detail", ""))
+            code, detail = message.get("code"), message.get("detail", "")
+            self._jobs.note(message["id"], message["word"], code, detail, self._node)
 
     def _on_end(self, link: _ServerLink) -> None:
         word = "CANCELLED" if link.is_closing else "NODE_FAIL"
         detail = "the local backend was closed" if link.is_closing else f"the local job server died{link.last_words}"
-        unfinished = [
-            native_id
-            for native_id, job in list(self._jobs.items())
-            if native_id.startswith(link.token) and not job.status.state.is_terminal
-        ]
-        for native_id in unfinished:
-            started = self._jobs[native_id].status.state is not JobState.PENDING
-            self._set(native_id, word, None, detail if started else f"{detail} before the job started")
-
-    def _set(self, native_id: str, word: str, code: int | None, detail: str) -> None:
-        before = self._jobs[native_id]
-        if before.status.state.is_terminal:
-            return
-        status = direct.status_of(word, code, detail, self._node if word == "RUNNING" else before.status.nodes)
-        self._jobs[native_id] = QueuedJob(before.name, status)
-        try:
-            self._listener(native_id)
-        except Exception:  # a listener's trouble must not end the thread that all jobs depend on
-            _log.exception("the listener failed for job %s", native_id)
+        for native_id in self._jobs.unfinished():
+            if native_id.startswith(link.token):
+                how = detail if self._jobs.has_started(native_id) else f"{detail} before the job started"
+                self._jobs.note(native_id, word, None, how, self._node)
 
 
 class _ServerLink:

@@ -24,6 +24,7 @@ _BUILT_IN = {
     "kubernetes": "pytest_clusterjobs.backends.kubernetes:KubernetesBackend",
     "pbs": "pytest_clusterjobs.backends.pbs:PbsBackend",
     "lsf": "pytest_clusterjobs.backends.lsf:LsfBackend",
+    "ssh": "pytest_clusterjobs.backends.ssh:SshBackend",
 }
 _registered: dict[str, BackendFactory] = {}
 
