@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_clusterjobs.clusters import base
 from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
+
+if TYPE_CHECKING:
+    from tests.kubernetes_lane import build, cluster
+else:
+    from kubernetes_lane import build, cluster
 
 pytest_plugins = ["pytester"]
 
@@ -100,3 +105,23 @@ def slurm_over_ssh(slurm_site: RunningCluster, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(variable, value)
     monkeypatch.delenv("SLURM_CONF", raising=False)
     return slurm_site
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster() -> Iterator[cluster.Cluster]:
+    """Give a real Kubernetes 1.20 of one node, root only; the first time on a machine it is built, for minutes."""
+    try:
+        with cluster.booted() as running:
+            yield running
+    except (cluster.LaneError, build.BuildError) as error:
+        if "kubernetes" in os.environ.get("CLUSTERJOBS_REQUIRE_LANES", "").split(","):
+            raise
+        pytest.skip(f"the kubernetes lane cannot start: {error}")
+
+
+@pytest.fixture
+def kubernetes(kubernetes_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch) -> cluster.Cluster:
+    """Give the lane's Kubernetes, with this process's environment pointing to it."""
+    for variable, value in kubernetes_cluster.environment.items():
+        monkeypatch.setenv(variable, value)
+    return kubernetes_cluster

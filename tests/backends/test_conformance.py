@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar
-
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
+import pytest_clusterjobs
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.testing.conformance import BackendConformance
 from pytest_clusterjobs.testing.fakes import fake_lsf, fake_pbs
+
+if TYPE_CHECKING:
+    from tests.kubernetes_lane.cluster import Cluster
 
 
 class TestLocal(BackendConformance, backend="local"): ...
@@ -42,6 +44,25 @@ class TestSlurmOverSsh(BackendConformance, backend="site"):
 class TestSge(BackendConformance, backend="sge"):
     @pytest.fixture
     def cluster_environment(self, sge: RunningCluster) -> None: ...
+
+
+@pytest.mark.cluster_lane("kubernetes")
+class TestKubernetes(BackendConformance, backend="kubernetes"):
+    @pytest.fixture
+    def cluster_environment(self, kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have this package in the image, so to speak: the suite's own classes go by name."""
+        places = {str(Path(pytest_clusterjobs.__file__).parents[1]), os.path.dirname(os.path.dirname(pytest.__file__))}
+        kubernetes.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "site", "namespace": "default"},
+                "data": {"PYTHONPATH": os.pathsep.join(places)},
+            }
+        )
+        monkeypatch.setenv("CLUSTERJOBS_KUBERNETES_ENV_FROM_CONFIGMAPS", "site")
+        volumes = ",".join(f"hostpath:{place}:{place}:ro" for place in places)
+        monkeypatch.setenv("CLUSTERJOBS_KUBERNETES_VOLUMES", volumes)
 
 
 class _OnFakePbs(BackendConformance):

@@ -1,8 +1,8 @@
 """Build a real Kubernetes 1.20.2, control plane and node, from Debian bookworm's archive; once, into a cache.
 
 The source package ``kubernetes`` of bookworm is upstream's v1.20.2 with everything it needs; Debian builds only kubectl
-of it. Go, etcd, containerd, runc and the network plugins are bookworm's packages, unpacked and not installed. It takes about
-4 minutes on two idle cores, 3.2 GB while it builds and 0.5 GB afterwards. Runs as any user that may use apt-get.
+of it. Go, etcd, containerd, runc and the network plugins are bookworm's packages, unpacked and not installed. It takes
+about 4 minutes on two idle cores, 3.2 GB while it builds and 0.5 GB afterwards. Runs as any user.
 
     python tests/kubernetes_lane/build.py
 """

@@ -38,6 +38,13 @@ _SYSCTLS = (
     "kernel/keys/root_maxbytes",
     "net/ipv4/ip_forward",
 )
+# Once a second, as fast as it goes, is how often a pod that found no room is looked at again; 10 s otherwise.
+_SCHEDULER = {
+    "apiVersion": "kubescheduler.config.k8s.io/v1beta1",
+    "kind": "KubeSchedulerConfiguration",
+    "podInitialBackoffSeconds": 1,
+    "podMaxBackoffSeconds": 1,
+}
 _GATE = "--feature-gates=TTLAfterFinished=true"
 _AUDIT = {
     "apiVersion": "audit.k8s.io/v1",
@@ -133,16 +140,25 @@ class Cluster:
 
     def _start_control(self) -> None:
         own = self._run / "pki"
+        scheduler = {
+            **_SCHEDULER,
+            "clientConnection": {"kubeconfig": str(own / "scheduler.conf")},
+            "leaderElection": {"leaderElect": False},
+        }
+        (self._run / "scheduler.json").write_text(json.dumps(scheduler))
         for name, who, port in (("kube-controller-manager", "kcm", 3), ("kube-scheduler", "scheduler", 4)):
             flags = {
-                **{f"{kind}kubeconfig": own / f"{who}.conf" for kind in ("", "authentication-", "authorization-")},
+                **{f"{kind}kubeconfig": own / f"{who}.conf" for kind in ("authentication-", "authorization-")},
                 "bind-address": "127.0.0.1",
                 "secure-port": self._ports[port],
                 "port": 0,
-                "leader-elect": "false",
             }
-            if who == "kcm":
+            if who == "scheduler":
+                flags["config"] = self._run / "scheduler.json"
+            else:
                 flags |= {
+                    "kubeconfig": own / "kcm.conf",
+                    "leader-elect": "false",
                     "use-service-account-credentials": "true",  # its own user may not do what the controllers do
                     "service-account-private-key-file": own / "sa.key",
                     "root-ca-file": own / "ca.crt",

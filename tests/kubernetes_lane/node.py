@@ -1,8 +1,8 @@
 """A Kubernetes node in namespaces of its own: the first process there, which starts containerd and the kubelet.
 
 Started by ``cluster.py`` through unshare(1), with its standard input as the line to it: ``kill`` and ``start`` are for
-the kubelet, and its end ends all. The kubelet and its helpers write to fixed places below /var and /run, which are here not
-the machine's.
+the kubelet, and its end ends all. The kubelet and its helpers write to fixed places below /var and /run, which here are
+not the machine's.
 """
 
 from __future__ import annotations
