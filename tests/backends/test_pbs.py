@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,11 @@ from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.transports.base import CommandResult
 from pytest_clusterjobs.transports.local import LocalTransport
-from tests.backends.pbs_recordings import FLAVOURS, Recording, by_program, recorded, recordings
+
+if TYPE_CHECKING:
+    from tests.pbs_recordings import FLAVOURS, Recording, by_program, recorded, recordings
+else:
+    from pbs_recordings import FLAVOURS, Recording, by_program, recorded, recordings
 
 PREFIX = "cj-0badcafe-"
 

@@ -42,7 +42,7 @@ def _reach(cluster: FakePbs, command: str, argv: Sequence[str]) -> None:
     """Wait while the server hangs; complain when it is not there."""
     with cluster.change() as queue:
         queue.record(argv)
-        state = queue.setting("server", "up")
+        state, is_newest = queue.setting("server", "up"), Server(queue).is_newest
     while state == "hung":
         time.sleep(0.05)
         with cluster.look() as queue:
@@ -50,7 +50,7 @@ def _reach(cluster: FakePbs, command: str, argv: Sequence[str]) -> None:
     if state == "down":
         said, code = _DOWN[command]
         if command == "qstat" and "json" in argv:
-            _write_json({}, is_newest=False)
+            _write_json({}, is_newest=is_newest)
         raise Refusal(code, f"Connection refused\n{said.format(host=host())}\n")
 
 

@@ -73,7 +73,8 @@ def json_document(parts: Attributes, *, is_strict: bool) -> str:
         is_strict: False as 23.06.06: numbers of the environment are written as they are, and backslashes stay single,
             whether that is JSON or not.
     """
-    return _object(parts, 0, is_strict, False) + ("\n" if is_strict else "")
+    is_full = any(isinstance(value, Mapping) for value in parts.values())
+    return _object(parts, 0, is_strict, False) + ("\n" if is_strict or is_full else "")
 
 
 def _object(parts: Attributes, depth: int, is_strict: bool, is_free: bool) -> str:

@@ -120,7 +120,7 @@ class Server:
         if job.started_at:
             attributes["run_count"] = 1
         if job.state == ENDED and status is not None:
-            attributes.update({"Stageout_status": 1, "Exit_status": status})
+            attributes.update({"Stageout_status": job.facts.get("stageout", 1), "Exit_status": status})
         return self._tail(job_id(job.number, job.element), word, attributes, facts, job)
 
     def _head(self, facts: dict[str, Any], number: int, word: str, job: FakeJob | None) -> dict[str, Any]:
@@ -324,12 +324,10 @@ class Server:
                 "total_jobs": sum(words.values()),
                 "state_count": _state_count(words),
                 **({"resources_max": {"walltime": limit}} if limit else {}),
-                "resources_assigned": {"mem": "0mb", "ncpus": 0, "nodect": 0},
+                **({"resources_assigned": {"mem": "0mb", "ncpus": 0, "nodect": 0}} if name == DEFAULT_QUEUE else {}),
                 "enabled": str(is_enabled),
                 "started": str(is_started),
             }
-            if limit:
-                found[name].pop("resources_assigned")
         return found
 
     def node(self) -> dict[str, Any]:

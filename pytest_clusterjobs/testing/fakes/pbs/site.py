@@ -69,8 +69,10 @@ class FakePbs(FakeCluster):
             with suppress(OSError), open(job.stderr, "a", encoding="utf-8") as file:
                 file.write(f"=>> PBS: job killed: walltime {used} exceeded limit {int(job.time_limit_s)}\n")
         for spooled, target in job.facts.get("deliver", {}).items():
-            with suppress(OSError):
+            try:
                 shutil.move(spooled, target)
+            except OSError:
+                job.facts["stageout"] = 0
         with suppress(OSError):
             os.remove(os.path.join(self.directory, "aux", identity))
         shutil.rmtree(os.path.join(self.directory, "tmp", f"pbs.{identity}"), ignore_errors=True)

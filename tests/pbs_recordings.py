@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-DATA = Path(__file__).parent / "data" / "pbs"
+DATA = Path(__file__).parent / "backends" / "data" / "pbs"
 FLAVOURS = ("newest", "23.06.06")
 #: Exit code of `timeout`, with which commands were ended that would have waited for ever.
 ENDED_BY_US = 124
