@@ -181,7 +181,7 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
 ) -> None:
     """bkill sends INT, which what runs in the background of a shell ignores, and TERM ten seconds later.
 
-    At the run limit it is USR2, which to the engine says nothing of a limit: by 143 it asks LSF, to which 140 stays 140.
+    At the run limit it is USR2, which to the engine says nothing of a limit: by 143 it asks LSF; to LSF 140 stays 140.
     """
     runner = tmp_path / "runner"
     runner.write_text("trap 'echo TERM; exit 7' TERM\ntouch up\nwhile :; do sleep 0.01; done\n")

@@ -148,9 +148,9 @@ def _fork_watcher(shepherd: int, limit_bytes: int, mark: str) -> None:
             others = [pid for pid in _below(shepherd) if pid != os.getpid()]
             if sum(map(_resident_bytes, others)) > limit_bytes:
                 _write(mark, "")
-                _signal(others, signal.SIGINT)
-                _signal(others, signal.SIGTERM)
-                _wait_for_end(others, 2.0)
+                for number, patience_s in FakeLsf.delete_signals:
+                    _signal(others, number)
+                    _wait_for_end(others, patience_s)
                 _signal(others, signal.SIGKILL)
                 return
             time.sleep(_MEMORY_TURN_S)

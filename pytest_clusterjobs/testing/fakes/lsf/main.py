@@ -38,9 +38,8 @@ def main(directory: str, argv: list[str]) -> int:
         return _READERS[command](cluster, words)
     with cluster.look() as queue:
         is_hung = queue.setting("outage") == "hung"
-    if command == "bsub":
-        # What a batch daemon that hangs was told, it does when it goes on, be bsub gone or not.
-        return bsub(cluster, words) if not is_hung else _told_nevertheless(cluster, words)
+    if command == "bsub" and is_hung:  # what it was told, it does when it goes on, be bsub gone or not
+        return _told_nevertheless(cluster, words)
     _reach(cluster)
     return _READERS[command](cluster, words)
 
@@ -279,8 +278,9 @@ def _bqueues(cluster: FakeLsf, words: list[str]) -> int:
             print("-" * 79 if number else "", end="\n" if number else "")
             _print_queue(each, each["name"] == default)
         else:
+            status = (" " * ((18 - len(each["status"])) // 2) + each["status"]).ljust(20)
             counts = f"{len(mine):>6}{waiting:>6}{running:>6}{0:>6}"
-            print(f"{each['name']:<15} {each['priority']:>3} {each['status']:>13}     -    -    -    -{counts}")
+            print(f"{each['name']:<15} {each['priority']:>3}{status}-    -    -    -{counts}")
     return 0
 
 
@@ -288,11 +288,12 @@ def _print_queue(each: dict[str, object], is_default: bool) -> None:
     described = "  -- default  This is the default queue." if is_default else "  -- No description provided."
     print(f"\nQUEUE: {each['name']}\n{described}\n\nPARAMETERS/STATISTICS")
     print("PRIO NICE STATUS          MAX JL/U JL/P JL/H NJOBS  PEND   RUN SSUSP USUSP  RSV ")
-    print(f"{each['priority']:>3}    0  {each['status']:<15}  -    -    -    -     0     0     0     0     0    0")
+    print(f"{each['priority']:>3}    0  {each['status']:<17} -    -    -    -     0     0     0     0     0    0")
+    print("Schedule delay for a new job is 0 seconds\nInterval for a host to accept two jobs is 0 seconds")
     if each["run_limit_min"] is not None:
         limit = f"{float(str(each['run_limit_min'])):.1f} min"
-        print(f"\nMAXIMUM LIMITS:\n RUNLIMIT                \n {limit}                 ")
-    print(f"{show.SCHEDULING}\nUSERS:  all\nHOSTS:  all\n")
+        print(f"\nMAXIMUM LIMITS:\n {'RUNLIMIT':<24}\n {limit:<24}")
+    print(f"\nSCHEDULING PARAMETERS\n{show.SCHEDULING}\nUSERS:  all\nHOSTS:  all\n")
 
 
 def _bhosts(cluster: FakeLsf, words: list[str]) -> int:
@@ -301,7 +302,7 @@ def _bhosts(cluster: FakeLsf, words: list[str]) -> int:
         status = "closed" if used >= slots else "ok"
         print("HOST_NAME          STATUS       JL/U    MAX  NJOBS    RUN  SSUSP  USUSP    RSV ")
         counts = f"{slots:>7}{used:>7}{used:>7}{0:>7}{0:>7}{0:>7}"
-        print(f"{queue.setting('host'):<18} {status:<13}    -{counts}")
+        print(f"{queue.setting('host'):<18} {status:<13}   -{counts}")
     return 0
 
 
@@ -335,6 +336,7 @@ def _bparams(cluster: FakeLsf, words: list[str]) -> int:
 
 
 _READERS: dict[str, Callable[[FakeLsf, list[str]], int]] = {
+    "bsub": bsub,
     "bjobs": _bjobs,
     "bhist": _bhist,
     "bkill": _bkill,

@@ -12,8 +12,6 @@ from pytest_clusterjobs.testing.fakes.cluster import DELETED, ENDED, HELD, FakeJ
 from pytest_clusterjobs.testing.fakes.lsf.cluster import command_of, full_name, state_of, why_ended, written_id
 
 SCHEDULING = """\
-
- SCHEDULING PARAMETERS:
            r15s   r1m  r15m   ut      pg    io   ls    it    tmp    swp    mem
  loadSched   -     -     -     -       -     -    -     -     -      -      -  
  loadStop    -     -     -     -       -     -    -     -     -      -      -  
@@ -154,25 +152,27 @@ def long(job: FakeJob, site: Site, *, is_unfolded: bool) -> str:
         f"Job <{written_id(job)}>, Job Name <{full_name(job)}>, User <{site.user}>, Project <{job.facts['project']}>, "
         f"Status <{state_of(job)}>, Queue <{job.facts['queue']}>, Command <{command_of(job.facts['script'])}>"
     )
-    events = "\n".join(_events(job, site, is_unfolded=is_unfolded))
-    pending = f"\n PENDING REASONS:\n {pending_reason(job)}: 1 host;" if state_of(job) in ("PEND", "PSUSP") else ""
+    lines = list(_events(job, site, is_unfolded=is_unfolded))
     limits = _limits(job)
-    body = f"{events}\n{limits}" if is_unfolded or not limits else _with_limits(events, limits)
-    return f"\n{head}\n{body.rstrip(chr(10))}{pending}\n{SCHEDULING}"
+    if is_unfolded:
+        lines += limits
+    else:
+        lines[1:1] = limits
+    if state_of(job) in ("PEND", "PSUSP"):
+        lines += [" PENDING REASONS:", f" {pending_reason(job)}: 1 host;"]
+    chosen = "select[type == local] order[r15s:pg]"
+    needs = f" Combined: {chosen}\n Effective: {'-' if job.pid is None else chosen}\n\n"
+    text = "\n".join(["", head, *lines, ""])
+    return f"{text}\n SCHEDULING PARAMETERS:\n{SCHEDULING}\n RESOURCE REQUIREMENT DETAILS:\n{needs}"
 
 
-def _with_limits(events: str, limits: str) -> str:
-    first, _, rest = events.partition("\n")
-    return f"{first}\n{limits}{rest}\n"
-
-
-def _limits(job: FakeJob) -> str:
+def _limits(job: FakeJob) -> list[str]:
     minutes = job.facts.get("minutes")
-    return "" if minutes is None else f"\n RUNLIMIT                \n {minutes:.1f} min                 \n"
+    return [] if minutes is None else ["", f" {'RUNLIMIT':<24}", f" {f'{minutes:.1f} min':<24}"]
 
 
 def _submitted(job: FakeJob, site: Site, to_queue: str = "") -> str:
-    hold = " with hold" if "H" in job.facts else ""
+    hold = " with hold" if job.facts["is_held"] else ""
     output = f", Output File <{job.facts['out']}>" if job.facts["out"] else ""
     error = f", Error File <{job.facts['err']}>" if job.facts["err"] else ""
     many = f", {job.cores} Processors Requested" if job.cores > 1 else ""
@@ -232,7 +232,7 @@ def history(job: FakeJob, site: Site) -> str:
         if site.is_ibm and (why := why_ended(job)):
             events.append(f"{_moment(job.ended_at)}: Completed <exit>; {why};")
     first = _submitted(job, site, f", to Queue <{job.facts['queue']}>")
-    return "\n".join(["", head, first + _limits(job).rstrip("\n"), *map(_folded, events), "", _times(job), ""])
+    return "\n".join(["", head, first, *_limits(job), *map(_folded, events), "", _times(job), "", ""])
 
 
 def _folded(event: str) -> str:

@@ -17,7 +17,7 @@ Usage: bsub [-h] [-V] [-x] [-H] [-r] [-N] [-B] [-I | -K | -Ip | -Is]
 \t\t[-W run_limit[/host_spec]] [-k chkpnt_dir [chkpnt_period] [method=chkpnt_dir]]
 \t\t[-P project_name] 
 \t\t[-q queue_name ...]  [-R res_req]
-\t\t[-m "host_name[+[pref_level]] | host_group[+[pref_level]]..."]
+\t\t[-m "host_name[+[pref_level]] | host_group[+[pref_level]]...]"
 \t\t[-n min_processors[,max_processors]] [-J job_name] [-Jd job_desc]
 \t\t[-b begin_time] [-t term_time] [-u mail_user]
 \t\t[-i in_file | -is in_file] [-o out_file] [-e err_file]
@@ -240,6 +240,7 @@ def _checked(queue: Queue, options: dict[str, str]) -> tuple[dict[str, Any], int
         "err": options.get("e"),
         "needs": options.get("R", ""),
         "minutes": minutes,
+        "is_held": "H" in options,
         "memory_bytes": int(memory[1]) * _SCALES[memory[2]] if "M" in options else None,
     }
     return facts, int(cores), minutes if minutes is not None else longest
