@@ -125,7 +125,7 @@ class PbsBackend(BatchBackend):
         nodes = parse_nodes(self.run_for_check(["pbsnodes", "-a"], "cannot read the nodes"))
         return BackendInfo(
             f"pbs {self._version}",
-            nodes.count,
+            nodes.total,
             nodes.cores,
             nodes.gpus,
             parse_queues(queues, server.get("default_queue", "")),

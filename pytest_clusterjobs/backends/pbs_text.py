@@ -155,7 +155,7 @@ class Nodes(NamedTuple):
     """What the nodes that are up have."""
 
     #: How many there are, those that are down too.
-    count: int
+    total: int
     #: Cores of the largest that is up, or None.
     cores: int | None
     #: GPUs of all that are up, or None where no node tells.

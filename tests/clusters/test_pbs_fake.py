@@ -258,6 +258,12 @@ def test_only_the_first_of_several_jobs_is_in_the_newest_json(replay: Replay) ->
     assert replay.run("qstat -f 0 1 2").stdout.count("Job Id: ") == 3
 
 
+@pytest.mark.parametrize(("submit", "shown"), [(33, 35), (37, 39), (57, 59), (61, 63), (61, 64)])
+def test_environment_of_a_job_is_shown_as_recorded(replay: Replay, submit: int, shown: int) -> None:
+    replay.play(f"11-special/{submit}")
+    replay.compare(f"11-special/{shown}")
+
+
 def test_finished_job_is_shown_as_recorded(replay: Replay) -> None:
     replay.play("03-finished-ok/01")
     replay.until_finished("03-finished-ok/01")

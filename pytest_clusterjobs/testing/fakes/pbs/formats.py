@@ -18,8 +18,12 @@ def text(header: str, name: str, attributes: Attributes, *, is_wide: bool = Fals
     """Give ``Job Id: 1.server`` and its attributes, a line each, folded unless wide, and an empty line."""
     lines = [f"{header}{name}"]
     for key, value in flat(attributes):
-        lines.append(f"    {key} = {value}" if is_wide else fold(key, value))
+        lines.append(f"    {key} = {_visible(value)}" if is_wide else fold(key, value))
     return "\n".join(lines) + "\n\n"
+
+
+def _visible(value: str) -> str:
+    return value.replace("\n", "\\n")
 
 
 def fold(key: str, value: str) -> str:

@@ -69,7 +69,7 @@ def read_request(argv: Sequence[str], stdin: str) -> Request:
         position = words.index("--")
         words, command = words[:position], words[position + 1 :]
     options, resources, rest = _options(words)
-    request = Request(options, resources, command=command, arguments=_arguments(argv))
+    request = Request(options, resources, command=command, arguments=" ".join(argv))
     if not command:
         request.script, request.file_name = _script(rest, stdin)
         prefix = options.get("C", "#PBS")
@@ -78,10 +78,6 @@ def read_request(argv: Sequence[str], stdin: str) -> Request:
         request.resources = {**inner_resources, **resources}
     _check_words(request)
     return request
-
-
-def _arguments(argv: Sequence[str]) -> str:
-    return " ".join(argv).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _options(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
