@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +29,40 @@ class Lsf:
     def __init__(self, place: FakePlace, folder: Path) -> None:
         self.place, self.folder = place, folder
 
-    def run(
-        self, command: str, timeout_s: float = 30, stdin: str = "", **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", command],
             env={**os.environ, **self.place.environment, **environment},
             cwd=self.folder,
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=60,
             check=False,
         )
+
+    @contextmanager
+    def waiting(self, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """Have a command wait, and end it."""
+        with subprocess.Popen(
+            argv,
+            env={**os.environ, **self.place.environment},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            yield process
+            process.kill()
 
     def out(self, command: str, **environment: str) -> str:
         done = self.run(command, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def submit(self, command: str, **options: Any) -> str:
-        match = re.search(r"Job <(\d+)> is submitted to ", self.run(command, **options).stdout)
+    def submit(self, command: str, **environment: str) -> str:
+        match = re.search(r"Job <(\d+)> is submitted to ", self.run(command, **environment).stdout)
         assert match
         return match[1]
 
@@ -61,7 +75,7 @@ class Lsf:
         return self.state(job)
 
 
-def wait_for(condition: Callable[[], Any], within_s: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -161,18 +175,11 @@ def test_array_out_of_range_is_one_plain_job(lsf: Lsf, name: str) -> None:
 def test_limit_on_pending_jobs_has_bsub_wait(lsf: Lsf) -> None:
     lsf.place.set(max_pending=1, retry_s=0.2, is_scheduling=False)
     lsf.submit("bsub sleep 60")
-    with subprocess.Popen(
-        ["bsub", "true"],
-        env={**os.environ, **lsf.place.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    ) as waiting:
-        assert waiting.stderr is not None
-        said = waiting.stderr.readline()
+    with lsf.waiting(["bsub", "true"]) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
         lsf.place.set(is_scheduling=True)
-        assert waiting.communicate(timeout=20)[0] == "Job <2> is submitted to default queue <normal>.\n"
+        assert process.communicate(timeout=30)[0] == "Job <2> is submitted to default queue <normal>.\n"
     assert said == f"User <{user_name()}>: Pending job threshold reached. Retrying in 0 seconds...\n"
 
 
@@ -298,10 +305,11 @@ def test_bkill_of_0_means_all_jobs(lsf: Lsf) -> None:
 @pytest.mark.parametrize(("outage", "case"), [("mbatchd", "batch-down"), ("lim", "lim-down")])
 def test_daemon_that_is_away_has_commands_wait_with_the_recorded_words(lsf: Lsf, outage: str, case: str) -> None:
     lsf.place.set(outage=outage)
-    for command in ("bjobs 1", "bkill 1", "bsub true", "bqueues"):
-        done = lsf.run(f"timeout 0.5 {command}")
-        assert (done.returncode, done.stderr) == (124, recorded(f"bsub {case}-bsub.stderr")), command
-    assert [call[0] for call in lsf.place.calls()] == ["bjobs", "bkill", "bsub", "bqueues"]
+    for command in (["bjobs", "1"], ["bkill", "1"], ["bsub", "true"], ["bqueues"]):
+        with lsf.waiting(command) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == recorded(f"bsub {case}-bsub.stderr")
+            assert process.poll() is None
     known = lsf.run("lsid")
     assert (known.returncode, known.stderr) == ((255, recorded("lsid lim-down.stderr")) if outage == "lim" else (0, ""))
     lsf.place.set(outage="")
@@ -311,8 +319,9 @@ def test_daemon_that_is_away_has_commands_wait_with_the_recorded_words(lsf: Lsf,
 def test_daemon_that_hangs_takes_what_bsub_brought(lsf: Lsf) -> None:
     """The job ``ghost`` of the recordings: its bsub had been ended by a time limit."""
     lsf.place.set(outage="hung")
-    done = lsf.run("timeout 0.7 bsub -J ghost true")
-    assert (done.returncode, done.stdout, done.stderr) == (124, "", "")
+    with lsf.waiting(["bsub", "-J", "ghost", "true"]) as process:
+        wait_for(lambda: "ghost" in lsf.run("bhist -l 1").stdout)
+        assert process.poll() is None
     lsf.place.set(outage="")
     assert lsf.ended("1") == "DONE"
 
