@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_clusterjobs.core.errors import ConfigError
 from pytest_clusterjobs.testing.fakes import fake_pbs
 from pytest_clusterjobs.testing.fakes.pbs.formats import fold
 from pytest_clusterjobs.testing.fakes.place import FakePlace
@@ -480,9 +481,13 @@ def with_word(token: str) -> list[str]:
     return found
 
 
-def test_version_that_is_not_there_is_named_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no fake PBS '23\.06\.6'; there are: 23\.06\.06, newest.*23\.06\.06"):
+def test_version_or_setting_that_is_not_there_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no version '23\.06\.6' .*known: 23\.06\.06, newest.*23\.06\.06"):
         fake_pbs(tmp_path, version="23.06.6")
+    with pytest.raises(ConfigError, match=r"no setting 'gpu' .*gpus"):
+        fake_pbs(tmp_path, gpu=1)
+    with fake_pbs(tmp_path / "pbs") as place, pytest.raises(KeyError, match="srever"):
+        place.set(srever="down")
 
 
 def test_a_command_takes_no_time(replay: Replay) -> None:

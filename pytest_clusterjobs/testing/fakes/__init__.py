@@ -36,29 +36,31 @@ def fake_pbs(
         version: ``23.06.06`` or ``newest``: they print JSON differently, and each has its own faults.
         slots: Cores of the node.
         history: True: finished jobs can be asked about with ``qstat -x``.
-        settings: First settings: those of `FakePbs` and `FakeCluster`.
+        settings: First settings: those of ``SETTINGS`` in `pytest_clusterjobs.testing.fakes.pbs.site`.
 
     Raises:
-        ValueError: There is no such version.
+        ConfigError: There is no such version or setting.
     """
     import time
 
+    from pytest_clusterjobs.core.errors import ConfigError
     from pytest_clusterjobs.core.naming import nearest
-    from pytest_clusterjobs.testing.fakes.pbs.site import COMMANDS, VERSIONS, FakePbs
+    from pytest_clusterjobs.testing.fakes.pbs.site import COMMANDS, SETTINGS, VERSIONS, FakePbs
     from pytest_clusterjobs.testing.fakes.place import open_place
 
-    if version not in VERSIONS:
-        raise ValueError(f"no fake PBS {version!r}; there are: {', '.join(VERSIONS)}{nearest(version, VERSIONS)}")
-    first = {
-        "version": version,
-        "slots": slots,
-        "history": history,
-        "next_number": 0,
-        "started_at": time.time(),
-        "acl_roots": "root@*",
-        **settings,
-    }
-    return open_place(FakePbs, "pytest_clusterjobs.testing.fakes.pbs.commands", COMMANDS, directory, **first)
+    for what, name, known in [("version", version, VERSIONS), *(("setting", name, SETTINGS) for name in settings)]:
+        if name not in known:
+            raise ConfigError(f"no {what} {name!r} of the fake PBS; known: {', '.join(known)}{nearest(name, known)}")
+    chosen = {**SETTINGS, **settings, "version": version, "slots": slots, "history": history}
+    return open_place(
+        FakePbs,
+        "pytest_clusterjobs.testing.fakes.pbs.commands",
+        COMMANDS,
+        directory,
+        next_number=0,
+        started_at=time.time(),
+        **chosen,
+    )
 
 
 def fake_lsf(

@@ -48,6 +48,7 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE calls (argv TEXT);
 """
 _SINGLE = -1
+_SETTINGS = {"slots": 1, "is_scheduling": True, "is_closing": False, "end_delay_s": 0.0}
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _OWNER_CHECK_S = 2.0
 
@@ -173,6 +174,10 @@ class Queue:
         """Change a setting of the cluster."""
         self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a setting."""
+        return self._connection.execute("SELECT 1 FROM settings WHERE name = ?", (name,)).fetchone() is not None
+
     def record(self, argv: Collection[str]) -> None:
         """Note that a command was called."""
         self._connection.execute("INSERT INTO calls VALUES (?)", (json.dumps(list(argv)),))
@@ -219,8 +224,9 @@ class FakeCluster:
         cluster = cls(directory)
         with closing(cluster._connect()) as connection:
             connection.executescript("PRAGMA journal_mode = WAL;" + _TABLES)
+        own = {"owner": [os.getpid(), _start_time(os.getpid())], **_SETTINGS}
         with cluster.change() as queue:
-            for name, value in {"owner": [os.getpid(), _start_time(os.getpid())], **settings}.items():
+            for name, value in {**own, **settings}.items():
                 queue.set(name, value)
         return cluster
 
@@ -255,9 +261,15 @@ class FakeCluster:
             self._start_shepherd(job)
 
     def set(self, **settings: Any) -> None:
-        """Change settings."""
+        """Change settings.
+
+        Raises:
+            KeyError: There is no such setting.
+        """
         with self.change() as queue:
             for name, value in settings.items():
+                if not queue.has(name):
+                    raise KeyError(f"the fake cluster has no setting {name!r}")
                 queue.set(name, value)
 
     def delete(self, keys: Iterable[tuple[int, int | None]]) -> None:

@@ -28,15 +28,28 @@ QUEUES: Mapping[str, tuple[bool, bool, str | None]] = {
 }
 DEFAULT_QUEUE = "workq"
 MEMORY = "8gb"
+#: What can be set, and what is set at first.
+SETTINGS: Mapping[str, Any] = {
+    "version": RELEASE,
+    "slots": 4,
+    "history": True,
+    "server": "up",
+    "lost_replies": 0,
+    "max_array_size": 10_000,
+    "max_jobs": None,
+    "gpus": 0,
+    "acl_roots": "root@*",
+    "is_scheduling": True,
+    "end_delay_s": 0.0,
+}
 INDEX = "^array_index^"
 
 
 class FakePbs(FakeCluster):
     """OpenPBS with one node.
 
-    Settings, beside those of every fake: ``version``, ``history``, ``server`` (up, down, hung), ``lost_replies`` (so
-    many of the next submissions are made and never acknowledged), ``max_array_size``, ``max_jobs`` (of a user, or
-    None), ``gpus``, ``acl_roots`` ("": root may not run jobs).
+    Of its `SETTINGS`: ``server`` is up, down or hung; ``lost_replies`` of the next submissions are made and never
+    acknowledged; ``max_jobs`` is how many a user may have, or None; without ``acl_roots`` root may run none.
     """
 
     delete_signals: ClassVar[tuple[tuple[int, float], ...]] = ((signal.SIGTERM, 10.0),)
