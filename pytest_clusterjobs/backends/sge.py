@@ -30,6 +30,7 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
 from pytest_clusterjobs.backends.sge_text import (
+    counted_resources,
     expected_environment,
     parse_array_limit,
     parse_error_reasons,
@@ -299,7 +300,10 @@ class SgeBackend(BatchBackend):
             number = (row.findtext("JB_job_number") or "").strip()
             if name.startswith(name_prefix) and number:
                 queue = (row.findtext("queue_name") or "").strip()
-                status = status_of((row.findtext("state") or "").strip(), queue)
+                status = replace(
+                    status_of((row.findtext("state") or "").strip(), queue),
+                    resources=counted_resources(row.findtext("slots") or "", queue),
+                )
                 tasks = row.findtext("tasks")
                 ids = [number] if tasks is None else [f"{number}.{task}" for task in parse_tasks(tasks)]
                 found.update((native_id, QueuedJob(name, status)) for native_id in ids)

@@ -187,6 +187,16 @@ def expected_environment(native_id: str, name: str, spec: JobSpec) -> dict[str, 
     return contract
 
 
+def counted_resources(slots: str, queue: str) -> Resources:
+    """Give how qstat counts a job's resources.
+
+    Args:
+        slots: Slots of each of its tasks.
+        queue: The queue instance it runs in, e.g. ``all.q@node1``, "" while it waits.
+    """
+    return Resources(_number(slots) or None, nodes=1, partition=queue.partition("@")[0] or None)
+
+
 def told_resources(environment: Mapping[str, str]) -> Resources:
     """Read what Grid Engine told a job: slots, hosts, queue. All slots are on one host: see `SgeBackend`."""
     return Resources(

@@ -96,7 +96,8 @@ _NO_OUTPUT_FILE = 53
 # Above it are no signals but words of Slurm's own, such as 125 for out of memory (slurm.h, SIG_OOM).
 _LAST_SIGNAL = 64
 
-_FORMAT = "%i|%T|%N|%j|%r|%C|%D|%m|%l|%P"
+# No %m: it does not tell memory per node from memory per CPU.
+_FORMAT = "%i|%T|%N|%j|%r|%C|%D|%l|%P"
 _OUTPUT = "sbatch(1) 22.05, OUTPUT ENVIRONMENT VARIABLES"
 
 
@@ -211,7 +212,7 @@ class SlurmBackend(BatchBackend):
             fields = line.split("|")
             if len(fields) >= 5 and fields[3].startswith(name_prefix):
                 native_id, word, nodes, name, reason, *counted = fields
-                status = replace(status_of(word, reason, nodes=nodes), resources=counted_resources(*counted[:5]))
+                status = replace(status_of(word, reason, nodes=nodes), resources=counted_resources(*counted[:4]))
                 found[native_id.strip()] = QueuedJob(name, status)
         return found
 
@@ -254,13 +255,14 @@ class SlurmBackend(BatchBackend):
         return {**super().expected_environment(native_id, name, spec), **contract}
 
     def told_resources(self, environment: Mapping[str, str]) -> Resources:
-        memory = environment.get("SLURM_MEM_PER_NODE", "")
-        gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+        told = {name: _whole(value) for name, value in environment.items()}
+        cores = told.get("SLURM_CPUS_ON_NODE")
+        mebibytes = told.get("SLURM_MEM_PER_NODE") or (told.get("SLURM_MEM_PER_CPU") or 0) * (cores or 0)
         return Resources(
-            cores=_whole(environment.get("SLURM_CPUS_ON_NODE", "")),
-            memory_bytes=(_whole(memory) or 0) * 2**20 or None,  # 0: all that the node has
-            gpus=_whole(gpus.rpartition(":")[2]),
-            nodes=_whole(environment.get("SLURM_JOB_NUM_NODES", "")),
+            cores=cores,
+            memory_bytes=mebibytes * 2**20 or None,  # 0: all that the node has
+            gpus=_whole(environment.get("SLURM_GPUS_ON_NODE", "").rpartition(":")[2]),
+            nodes=told.get("SLURM_JOB_NUM_NODES"),
             partition=environment.get("SLURM_JOB_PARTITION"),
         )
 
@@ -357,27 +359,21 @@ def parse_scontrol(text: str) -> JobStatus | None:
     return replace(status, resources=counted_resources(*(fields.get(name, "") for name in _COUNTED.split("|"))))
 
 
-_COUNTED = "NumCPUs|NumNodes|MinMemoryNode|TimeLimit|Partition"
+_COUNTED = "NumCPUs|NumNodes|TimeLimit|Partition"
 
 
-def counted_resources(
-    cpus: str = "", nodes: str = "", memory: str = "", limit: str = "", partition: str = ""
-) -> Resources:
-    """Read how squeue and scontrol count a job's resources.
+def counted_resources(cpus: str = "", nodes: str = "", limit: str = "", partition: str = "") -> Resources:
+    """Read how squeue and scontrol count a job's resources. Memory is not among them: it may be per CPU.
 
     Args:
         cpus: CPUs of all nodes together.
         nodes: Number of nodes; while it waits perhaps a range, ``1-4``.
-        memory: Memory per node, e.g. ``512M``; 0 for all that a node has.
         limit: Time limit, e.g. ``5:00`` or ``UNLIMITED``.
         partition: Partition; while it waits perhaps several.
     """
     node_count, cpu_count = _whole(nodes.strip()), _whole(cpus.strip())
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)", memory.strip())
-    bytes_per_node = int(float(size[1]) * 1024.0 ** "KMGTP".index(size[2] or "M") * 1024) if size else 0
     return Resources(
         cores=cpu_count // node_count if cpu_count and node_count else None,
-        memory_bytes=bytes_per_node or None,
         nodes=node_count,
         time_limit_s=_max_time(limit.strip()) if re.fullmatch(r"[\d:-]+", limit.strip()) else None,
         partition=partition.strip() or None,

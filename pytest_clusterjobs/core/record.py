@@ -152,6 +152,8 @@ class JobRecord:
     metrics: JobMetrics = field(default_factory=JobMetrics)
     #: Its states, each with its time, in order.
     history: list[Transition] = field(default_factory=list)
+    #: The name that the scheduler was given with it; an array's elements share it.
+    submitted_as: str = ""
     #: The name under which a bulk query showed it, "" while none has.
     seen_as: str = ""
     #: What the scheduler's queue last counted for it: asked for while it waited, given once it ran.

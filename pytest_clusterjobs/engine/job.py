@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,8 +17,11 @@ from pytest_clusterjobs.core.units import format_duration, format_memory
 from pytest_clusterjobs.engine import outcome, verdict
 from pytest_clusterjobs.engine.payload import loads
 from pytest_clusterjobs.engine.store import STDERR, STDOUT
+from pytest_clusterjobs.node.runner import START
 
 if TYPE_CHECKING:
+    from pytest_clusterjobs.backends.base import Backend
+    from pytest_clusterjobs.core.validation import ValidationResult
     from pytest_clusterjobs.engine.run import Run
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -69,6 +73,8 @@ class Job(Generic[R]):
         self.remote_traceback = ""
         #: The exception that ended it before it reached the scheduler, or None.
         self.submit_error: Exception | None = None
+        #: What a `ClusterJobValidator` last found; what failed stays. None while none has looked.
+        self.validation: ValidationResult | None = None
         self._run = run
         self._is_command = is_command
         self._ended = threading.Event()
@@ -165,6 +171,28 @@ class Job(Generic[R]):
         self._run.fetch_logs(self)
         store, directory = self._run.store, self.record.directory
         return Logs(store.read_log(directory, STDOUT), store.read_log(directory, STDERR))
+
+    # ------------------------------------------------------------ evidence
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that runs it."""
+        return self._run.backend(self.record.backend)
+
+    def start_facts(self) -> dict[str, Any]:
+        """Give what it found on its node when it started; {} where it has not started or its files are gone."""
+        if not self.record.directory:
+            return {}
+        facts = self._run.store.read_json(os.path.join(self.record.directory, START))
+        return facts if isinstance(facts, dict) else {}
+
+    def read_file(self, path: str) -> bytes | None:
+        """Give what a file holds that it left; None where there is none.
+
+        Args:
+            path: Absolute, as this machine sees it, or relative to its directory.
+        """
+        return self._run.store.transport.read(os.path.join(self.record.directory, path))
 
     # ------------------------------------------------------------ callbacks
 

@@ -54,6 +54,7 @@ class Ledger:
         with self.lock:
             for tracked in batch.members:
                 self.records.append(tracked.job.record)
+                tracked.job.record.submitted_as = submission.name
                 if tracked.job.record.test_id:
                     self.jobs.append(tracked.job)
                 self._unfinished[tracked.job.job_id] = tracked

@@ -242,6 +242,7 @@ def start_facts(started_at: float) -> "Dict[str, Any]":
         "rlimits": {name: list(resource.getrlimit(getattr(resource, name))) for name in ("RLIMIT_AS", "RLIMIT_CPU")},
         "gpus": gpu_devices(),
         "environment": told,
+        "variables": sorted(os.environ),
         "files": listed_in_files(told),
     }
 

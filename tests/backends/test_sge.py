@@ -28,6 +28,7 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.transports.base import CommandResult
@@ -520,3 +521,41 @@ def test_queue_master_that_does_not_answer_is_said() -> None:
 @pytest.mark.parametrize(("text", "limit"), [("max_aj_tasks 10\n", 10), ("max_aj_tasks 0\n", 10**6), ("", 75000)])
 def test_array_limit_is_the_site_s(text: str, limit: int) -> None:
     assert parse_array_limit(text) == limit
+
+
+# ---------------------------------------------------------------- resources and the environment
+
+
+def test_recorded_queue_counts_slots_and_names_the_queue() -> None:
+    found = backend().parse_poll(recorded("qstat-8.1.9-xml-mixed"), PREFIX)
+    running = {queued.status.resources for queued in found.values() if queued.status.native_word == "r"}
+    assert running == {Resources(1, nodes=1, partition="all.q")}
+    waiting = found["20"].status.resources
+    assert waiting is not None
+    assert waiting.partition is None
+
+
+def test_contract_of_a_job_holds_what_it_asks_for() -> None:
+    contract = backend().expected_environment("17", "cj-x", make_spec(cores=2, queue="all.q"))
+    values = {name: expected.value for name, expected in contract.items() if expected.value is not None}
+    assert values == {
+        "CLUSTERJOBS_NATIVE_ID": "17",
+        "JOB_ID": "17",
+        "JOB_NAME": "cj-x",
+        "SGE_TASK_ID": "undefined",
+        "NSLOTS": "2",
+        "QUEUE": "all.q",
+    }
+    assert contract["PE_HOSTFILE"].slots == 2
+
+
+def test_contract_of_an_element_holds_its_task_and_nothing_of_a_pattern_of_queues() -> None:
+    contract = backend().expected_environment("17.4", "cj-x", make_spec(queue="all.q@node1"))
+    assert (contract["JOB_ID"].value, contract["SGE_TASK_ID"].value) == ("17", "4")
+    assert not {"QUEUE", "PE_HOSTFILE"} & set(contract)
+
+
+def test_what_grid_engine_told_a_job_is_read() -> None:
+    told = {"NSLOTS": "4", "NHOSTS": "1", "QUEUE": "all.q"}
+    assert backend().told_resources(told) == Resources(4, nodes=1, partition="all.q")
+    assert backend().told_resources({}) == Resources()

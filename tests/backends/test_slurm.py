@@ -29,6 +29,7 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.transports.base import CommandResult
@@ -727,3 +728,69 @@ def test_array_limit_is_asked_once() -> None:
     assert slurm.array_limit() == slurm.array_limit() == 10001
     assert isinstance(slurm.transport, ScriptedSlurm)
     assert len(slurm.transport.asked) == 1
+
+
+# ---------------------------------------------------------------- resources and the environment
+
+
+def test_recorded_queue_counts_resources() -> None:
+    found = backend().parse_poll(recorded("squeue-22.05-resources"), PREFIX)
+    day, hour = 86400.0, 3600.0
+    assert {native_id: queued.status.resources for native_id, queued in found.items()} == {
+        "1": Resources(8, nodes=1, time_limit_s=300.0, partition="main"),
+        "2": Resources(3, nodes=2, time_limit_s=day + 2 * hour, partition="urgent"),
+        "3": Resources(1, nodes=1, time_limit_s=365 * day, partition="main"),
+        "4_0": Resources(2, nodes=1, time_limit_s=1.5 * hour, partition="main"),
+        "4_1": Resources(2, nodes=1, time_limit_s=1.5 * hour, partition="main"),
+        "5": Resources(4, nodes=1, partition="main,urgent"),
+        "6": Resources(2, nodes=1, time_limit_s=365 * day, partition="main"),
+    }
+
+
+def test_lines_without_resources_count_none() -> None:
+    found = backend().parse_poll(recorded("squeue-22.05-mixed"), PREFIX)
+    assert found["7"].status.resources == Resources()
+
+
+def test_details_of_a_job_that_got_a_whole_node_count_it() -> None:
+    status = parse_scontrol(recorded("scontrol-22.05-whole-node"))
+    assert status is not None
+    assert status.resources == Resources(8, nodes=1, time_limit_s=300.0, partition="main")
+
+
+def test_contract_of_a_job_holds_what_it_asks_for() -> None:
+    spec = make_spec(cores=2, nodes=3, memory="1.5MB", partition="a,b", account="lab", qos="high")
+    contract = backend().expected_environment("17", "cj-x", spec)
+    values = {name: expected.value for name, expected in contract.items() if expected.pattern is None}
+    assert values == {
+        "CLUSTERJOBS_NATIVE_ID": "17",
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NAME": "cj-x",
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_MEM_PER_NODE": "2",
+        "SLURM_JOB_ACCOUNT": "lab",
+        "SLURM_JOB_QOS": "high",
+    }
+    partition = contract["SLURM_JOB_PARTITION"].pattern or ""
+    assert [bool(re.fullmatch(partition, name)) for name in ("a", "b", "ab", "a,b")] == [True, True, False, False]
+
+
+def test_contract_of_an_element_holds_its_array_s_id() -> None:
+    contract = backend().expected_environment("17_4", "cj-x", make_spec())
+    assert (contract["SLURM_ARRAY_JOB_ID"].value, contract["SLURM_ARRAY_TASK_ID"].value) == ("17", "4")
+    assert "SLURM_JOB_ID" not in contract  # each element has one of its own that only Slurm knows
+
+
+def test_what_slurm_told_a_job_is_read() -> None:
+    told = {
+        "SLURM_CPUS_ON_NODE": "4",
+        "SLURM_MEM_PER_CPU": "100",
+        "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_PARTITION": "main",
+    }
+    assert backend().told_resources(told) == Resources(4, 400 << 20, 2, 1, partition="main")
+    assert backend().told_resources({"SLURM_MEM_PER_NODE": "512"}).memory_bytes == 512 << 20
+    assert backend().told_resources({"SLURM_MEM_PER_NODE": "0"}).memory_bytes is None
+    assert backend().told_resources({}) == Resources()
