@@ -48,7 +48,8 @@ class Activation:
         if values.report and not is_dry:
             from pytest_clusterjobs.plugin.reporter import check_writable
 
-            check_writable(values.report)
+            for path in values.report:
+                check_writable(path)
         if values.up and not xdist.is_worker(self._config):
             from pytest_clusterjobs.plugin.throwaway import ThrowAwayClusters, kinds_for
 
@@ -84,6 +85,10 @@ class Activation:
 
             reporter = Reporter(session)
             manager.register(reporter, "clusterjobs-reporter")
+            if getattr(self._config.option, "xmlpath", None):
+                from pytest_clusterjobs.plugin.junit import JUnitReporting
+
+                manager.register(JUnitReporting(self._config), "clusterjobs-junit")
             session.on_start.append(self._show_progress)
         if xdist.is_controller(self._config):
             controller = xdist.Controller(session)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_clusterjobs.core.redaction import redact_all
+from pytest_clusterjobs.engine.scrubbing import scrub
 from pytest_clusterjobs.plugin import xdist
 from pytest_clusterjobs.plugin.session import ClusterSession
 from pytest_clusterjobs.plugin.signals import TerminationGuard, uninterrupted
@@ -88,8 +90,11 @@ class Ending:
         except Exception as error:  # the edge of the process: the tests' results must be reported whatever happens here
             log.exception("clusterjobs: the end of run %s failed", run.run_id)
             return {"problems": [f"the end of the run failed, jobs may be left: {error!r}"]}
-        output["kept"] += [path for path in self._session.kept if os.path.isdir(path)]
-        return output
+        for path in filter(os.path.isdir, self._session.kept):
+            output["kept"].append(path)
+            output["problems"] += scrub(path)
+        redacted: dict[str, Any] = redact_all(output)
+        return redacted
 
     def _announce(self, run: Run) -> None:
         count = sum(not record.state.is_terminal for record in run.records)
@@ -107,10 +112,7 @@ class Ending:
 
     def _finish_report(self, session: pytest.Session) -> None:
         assert self._reporter is not None  # noqa: S101 - for the type checker
-        try:
-            self._reporter.finish(int(session.exitstatus))
-        except OSError as error:
-            self._reporter.complain(f"cannot write {self._session.values.report}: {error.strerror or error}")
+        if not self._reporter.finish(int(session.exitstatus)):
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 

@@ -69,7 +69,12 @@ OPTIONS: tuple[Option, ...] = (
         "root directory)",
     ),
     Option("check", "--cluster-check", "", "print which backends answer, and why others do not, and run no test"),
-    Option("report", "--cluster-report", "PATH", "write a report of the run's tests and jobs to this .json file"),
+    Option(
+        "report",
+        "--cluster-report",
+        "PATH",
+        "write a report of the run's tests and jobs to this file: .json, .md or .html; repeatable",
+    ),
     Option(
         "up",
         "--cluster-up",
@@ -77,6 +82,9 @@ OPTIONS: tuple[Option, ...] = (
         "boot a throw-away cluster for the named backends before the run, and take it down",
     ),
 )
+
+#: Names of those that take several values: the option again and again, elsewhere with commas.
+REPEATABLE = frozenset({"cluster", "report"})
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -89,7 +97,7 @@ def add_options(parser: pytest.Parser) -> None:
             continue
         text += f" (ini: {ini}, environment: {ini.upper()})"
         if metavar:
-            action = "append" if name == "cluster" else "store"
+            action = "append" if name in REPEATABLE else "store"
             group.addoption(option, dest=ini, action=action, metavar=metavar, default=None, help=text)
         else:
             group.addoption(option, dest=ini, action="store_true", default=None, help=text)

@@ -1,21 +1,34 @@
-"""Gathers what became of tests and jobs, prints it and writes it. In plain pytest and in the controller."""
+"""Gathers what became of tests and jobs, prints it and has it written. In plain pytest and in the controller."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_clusterjobs.core.record import utc_now
+from pytest_clusterjobs.plugin import publishing
 from pytest_clusterjobs.plugin.reporting import ATTRIBUTE
 from pytest_clusterjobs.plugin.session import ClusterSession
-from pytest_clusterjobs.reports.model import OUTCOMES, ReportedBackend, ReportedTest, RunReport, gravest
+from pytest_clusterjobs.reports.model import (
+    FAILURES,
+    OUTCOMES,
+    ReportedBackend,
+    ReportedTest,
+    RunReport,
+    clean,
+    gravest,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: Characters of one failure's text.
+_TEXT_LIMIT = 20_000
 
 
 @dataclass(slots=True)
@@ -29,11 +42,13 @@ class _Seen:
     has_run: bool = False
     duration_s: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    reruns: int = 0
     job_ids: list[str] = field(default_factory=list)
 
 
 class Reporter:
-    """Header, letters, summary section, JSON report."""
+    """Header, letters, summary section, reports."""
 
     def __init__(self, session: ClusterSession) -> None:
         self._session = session
@@ -44,6 +59,9 @@ class Reporter:
         self._lists: dict[str, list[str]] = {"kept": [], "cancelled": [], "leaked": [], "problems": []}
         self._started_at = utc_now()
         self._report: RunReport | None = None
+        self._destinations = publishing.destinations(session)
+        # Without a report that counts all tests a look at those that failed is enough: it is quicker in huge suites.
+        self._counts_all = bool(self._destinations) or session.is_asked
 
     def pytest_report_header(self) -> str | None:
         """Say which run this is and which backends it uses, if clusters were asked for."""
@@ -70,11 +88,7 @@ class Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test."""
         facts: dict[str, Any] = getattr(report, ATTRIBUTE, {})
-        if facts.get("infrastructure") and report.when == "call":
-            from pytest_clusterjobs.plugin import junit
-
-            junit.make_error(self._session.config, report)
-        if facts or self._session.values.report:
+        if facts or self._counts_all or report.failed:
             self._take_in(report, facts)
 
     def _take_in(self, report: pytest.TestReport, facts: Mapping[str, Any]) -> None:
@@ -83,6 +97,9 @@ class Reporter:
         if category in OUTCOMES:
             seen.outcomes.append(category)
             seen.reasons.setdefault(category, _reason(report))
+        seen.reruns += category == "rerun"
+        if self._destinations and category in FAILURES:
+            seen.texts.append(_text(report))
         seen.duration_s += getattr(report, "duration", 0.0)
         seen.backend = facts.get("backend") or seen.backend
         seen.has_run |= report.when == "call"
@@ -94,10 +111,12 @@ class Reporter:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Take in modules that could not be collected, or are skipped as a whole: pytest counts them."""
-        if self._session.values.report and not report.passed:
+        if report.failed or (report.skipped and self._counts_all):
             category = "error" if report.failed else "skipped"
             self._counts[category] += 1
-            self._tests[report.nodeid] = _Seen([category], reasons={category: _reason(report)})
+            self._tests[report.nodeid] = _Seen(
+                [category], reasons={category: _reason(report)}, texts=[_text(report)] if report.failed else []
+            )
 
     def _count(self, report: pytest.TestReport) -> str:
         config = self._session.config
@@ -119,15 +138,15 @@ class Reporter:
         for name, items in self._lists.items():
             items += [item for item in output.get(name, ()) if item not in items]
 
-    def finish(self, exit_status: int) -> None:
-        """Make the report of the run and write it where it was asked for. Called when everything has come in.
+    def finish(self, exit_status: int) -> bool:
+        """Make the report of the run, and write it where it was asked for. Called when everything has come in.
 
-        Raises:
-            OSError: It cannot be written.
+        Returns:
+            False when something could not be written; the report then has the problem.
         """
-        lists = {name: tuple(items) for name, items in self._lists.items()}
+        lists: dict[str, Any] = {name: tuple(items) for name, items in self._lists.items()}
         assigned = {job_id for seen in self._tests.values() for job_id in seen.job_ids}
-        self._report = RunReport(
+        report = RunReport(
             run_id=self._session.run_id,
             started_at=self._started_at,
             ended_at=utc_now(),
@@ -137,16 +156,9 @@ class Reporter:
             tests=tuple(self._reported(nodeid, seen) for nodeid, seen in self._tests.items()),
             other_jobs=tuple(job for job_id, job in self._jobs.items() if job_id not in assigned),
             **lists,
-        )
-        if self._session.values.report and not self._session.config.option.collectonly:
-            from pytest_clusterjobs.reports import json
-
-            json.write(self._report, self._session.values.report)
-
-    def complain(self, problem: str) -> None:
-        """Add a problem that came up when the report was made."""
-        if self._report is not None:
-            self._report = replace(self._report, problems=(*self._report.problems, problem))
+        ).cleaned()
+        self._report, problems = publishing.publish(self._session, report, self._destinations)
+        return not problems
 
     def _reported(self, nodeid: str, seen: _Seen) -> ReportedTest:
         outcome = gravest(tuple(seen.outcomes))
@@ -160,6 +172,8 @@ class Reporter:
             tuple(self._jobs[job_id] for job_id in dict.fromkeys(seen.job_ids)),
             seen.is_cluster_test,
             seen.has_run,
+            "\n\n".join(seen.texts),
+            seen.reruns,
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -169,8 +183,8 @@ class Reporter:
         from pytest_clusterjobs.plugin.summary import summary_lines
 
         lines = summary_lines(self._report)
-        if self._session.values.report and not self._session.config.option.collectonly:
-            lines.append(f"report: {os.path.relpath(self._session.values.report)}")
+        lines += [f"report: {os.path.relpath(path)}" for path in self._destinations.paths]
+        lines += [f"run again what failed: {self._report.rerun}"] if lines and self._report.rerun else []
         if lines:
             terminalreporter.write_sep("=", "cluster jobs")
             for line in lines:
@@ -188,6 +202,13 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     text = str(crash.message if crash is not None else longrepr or "").strip()
     line = text.splitlines()[0] if text else ""
     return line.removeprefix("Failed: ").removeprefix("pytest_clusterjobs.core.errors.")
+
+
+def _text(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Give what pytest tells of a failure, and the jobs' sections where they could not be added to that."""
+    mine = [f"{title}\n{text}" for title, text in report.sections if not title.startswith("Captured ")]
+    # Cleaned before it is cut: half a secret would not be known as one.
+    return shorten(clean("\n\n".join([report.longreprtext, *mine])), _TEXT_LIMIT)
 
 
 def check_writable(path: str) -> None:

@@ -6,6 +6,7 @@ A wrong value is a `pytest.UsageError` that names the place it came from, the al
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -22,7 +23,7 @@ LOCAL = "local"
 SPECIAL_WORDS = ("auto", "all", "none")
 MISSING_POLICIES = ("error", "skip")
 KEEP_POLICIES = ("failed", "always", "never")
-REPORT_SUFFIXES = (".json",)
+REPORT_SUFFIXES = (".json", ".md", ".html")
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -63,8 +64,8 @@ class Values(NamedTuple):
     workdir: str = ""
     #: Print the table of backends and end.
     check: bool = False
-    #: Absolute path of the report, or "".
-    report: str = ""
+    #: Absolute paths of the reports, in order, each once.
+    report: tuple[str, ...] = ()
     #: Boot throw-away clusters around the run.
     up: bool = False
     #: Where each of these that was given comes from.
@@ -87,12 +88,13 @@ def read(config: pytest.Config) -> Values:
 # ---------------------------------------------------------------- what each value must be
 
 
-def _wrong(given: Given, problem: str, allowed: tuple[str, ...] = ()) -> NoReturn:
+def _wrong(given: Given, problem: str, allowed: tuple[str, ...] = (), word: str | None = None) -> NoReturn:
+    """Refuse a value. The nearest of what is allowed is looked for to the whole value, or to a word of it."""
     hint = ""
     if allowed:
         from pytest_clusterjobs.core.naming import nearest
 
-        hint = f"; allowed: {', '.join(allowed)}{nearest(str(given.value), allowed)}"
+        hint = f"; allowed: {', '.join(allowed)}{nearest(str(given.value) if word is None else word, allowed)}"
     raise pytest.UsageError(f"{given.source}: {given.value!r} {problem}{hint}")
 
 
@@ -147,11 +149,14 @@ def _path(given: Given) -> str:
     return os.path.abspath(given.base / os.path.expanduser(str(given.value)))
 
 
-def _report(given: Given) -> str:
-    path = _path(given)
-    if os.path.splitext(path)[1] not in REPORT_SUFFIXES:
-        _wrong(given, f"has none of the suffixes that we can write: {', '.join(REPORT_SUFFIXES)}")
-    return path
+def _reports(given: Given) -> tuple[str, ...]:
+    names = re.split("[,\n]", given.value) if isinstance(given.value, str) else given.value
+    named = [given._replace(value=name.strip()) for name in names if name.strip()]
+    for each in named:
+        suffix = os.path.splitext(each.value)[1]
+        if suffix not in REPORT_SUFFIXES:
+            _wrong(each, "has none of the suffixes that reports have", REPORT_SUFFIXES, suffix)
+    return tuple(dict.fromkeys(_path(each) for each in named))
 
 
 _PARSERS: dict[str, Callable[[Given], Any]] = {
@@ -165,6 +170,6 @@ _PARSERS: dict[str, Callable[[Given], Any]] = {
     "keep": _one_of(KEEP_POLICIES),
     "workdir": _path,
     "check": _switch,
-    "report": _report,
+    "report": _reports,
     "up": _switch,
 }

@@ -38,6 +38,14 @@ def is_controller(config: pytest.Config) -> bool:
     return config.pluginmanager.has_plugin("dsession")
 
 
+def id_without_group(config: pytest.Config, nodeid: str) -> str:
+    """Give a test's id as the command line takes it: with ``--dist loadgroup`` workers add ``@group``."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return nodeid
+    head, bracket, tail = nodeid.rpartition("]")
+    return head + bracket + tail.partition("@")[0]
+
+
 def send_home(config: pytest.Config, output: dict[str, Any]) -> None:
     """Give a worker's last words to the controller. Only JSON types travel."""
     config.workeroutput[_KEY] = output  # type: ignore[attr-defined]  # xdist sets it in workers

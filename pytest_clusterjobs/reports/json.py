@@ -1,11 +1,10 @@
-"""The report as JSON."""
+"""The report as JSON, and the schema that it keeps to."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-from contextlib import suppress
+from typing import Any
 
 from pytest_clusterjobs.reports.model import RunReport
 
@@ -15,21 +14,8 @@ def render(report: RunReport) -> str:
     return json.dumps(report.to_dict(), indent=2, default=str) + "\n"
 
 
-def write(report: RunReport, path: str) -> None:
-    """Write the report to a file, whole or not at all; makes the directory.
-
-    Raises:
-        OSError: It cannot be written; the old file, if there was one, is untouched.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(render(report))
-        os.chmod(temporary, 0o644)  # mkstemp makes it ours alone; a report is there to be read
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+def schema() -> dict[str, Any]:
+    """Give the JSON schema of `render`'s text: draft 2020-12."""
+    with open(os.path.join(os.path.dirname(__file__), "report.schema.json"), encoding="utf-8") as file:
+        loaded: dict[str, Any] = json.load(file)
+    return loaded

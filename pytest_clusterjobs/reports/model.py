@@ -1,17 +1,31 @@
-"""What a report says of a run, as plain data: its tests, their jobs, the backends, and what was left or kept."""
+"""What a report says of a run, as plain data: its tests, their jobs, the backends, and what was left or kept.
+
+Every text of a report goes through `clean` before anything is rendered from it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from pytest_clusterjobs.core.redaction import redact
 
 #: Version of the layout of `RunReport.to_dict`. It grows when a field changes its meaning or goes away.
 SCHEMA = 1
 
 #: What can become of a test, the gravest first. The words are pytest's.
 OUTCOMES = ("error", "failed", "xpassed", "xfailed", "skipped", "passed")
+
+#: Outcomes that make a run fail.
+FAILURES = ("error", "failed")
+
+#: Colours and cursor movements of terminals, and characters that neither XML nor UTF-8 can carry.
+_UNPRINTABLE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
+)
 
 #: A job as ``JobRecord.to_dict`` gives it: it has crossed a process's border when it gets here.
 Job = Mapping[str, Any]
@@ -39,6 +53,17 @@ class ReportedTest:
     is_cluster_test: bool = False
     #: True: its body was called, whatever came of it.
     has_run: bool = False
+    #: What pytest and the jobs' sections tell of its failure, "" without one. A long one has its middle left out.
+    text: str = ""
+    #: How often it was run again, as pytest-rerunfailures counts.
+    reruns: int = 0
+    #: Its figures of performance: ``metric``, ``value``, ``unit``, ``reference``, ``lower``, ``upper``, ``passed``.
+    figures: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def has_failed(self) -> bool:
+        """True when it makes the run fail."""
+        return self.outcome in FAILURES
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON types."""
@@ -51,6 +76,9 @@ class ReportedTest:
             "duration_s": round(self.duration_s, 6),
             "reason": self.reason or None,
             "infrastructure": self.is_infrastructure,
+            "text": self.text or None,
+            "reruns": self.reruns,
+            "figures": [dict(figure) for figure in self.figures],
             "jobs": [dict(job) for job in self.jobs],
         }
 
@@ -107,11 +135,27 @@ class RunReport:
     leaked: tuple[str, ...] = ()
     #: What went wrong at the end, in words.
     problems: tuple[str, ...] = ()
+    #: The command, for a shell, that runs again what failed; "" when nothing did.
+    rerun: str = ""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All jobs."""
         return (*(job for test in self.tests for job in test.jobs), *self.other_jobs)
+
+    @property
+    def failures(self) -> tuple[ReportedTest, ...]:
+        """The tests that make the run fail."""
+        return tuple(test for test in self.tests if test.has_failed)
+
+    @property
+    def is_about_clusters(self) -> bool:
+        """True when there was a cluster test or a job at all."""
+        return bool(self.jobs or self.problems or any(test.backend or test.is_cluster_test for test in self.tests))
+
+    def cleaned(self) -> RunReport:
+        """Give a copy whose every text is `clean`."""
+        return replace(self, **{item.name: _cleaned(getattr(self, item.name)) for item in fields(self)})
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON types."""
@@ -130,9 +174,35 @@ class RunReport:
             "cancelled": list(self.cancelled),
             "leaked": list(self.leaked),
             "problems": list(self.problems),
+            "rerun": self.rerun or None,
         }
 
 
 def gravest(outcomes: tuple[str, ...]) -> str:
     """Give the gravest of several outcomes; "passed" for none."""
     return min(outcomes, key=OUTCOMES.index, default="passed")
+
+
+def clean(text: str) -> str:
+    """Give a text as reports may show it. The one place that every text of every report comes through."""
+    return redact(_UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def shorten(text: str, limit: int) -> str:
+    """Leave out the middle of a text of more than ``limit`` characters: it begins with the place, and ends with logs."""
+    if len(text) <= limit:
+        return text
+    head = limit // 4
+    return f"{text[:head]}\n[... {len(text) - limit} characters are left out here ...]\n{text[head - limit :]}"
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {key: _cleaned(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_cleaned(item) for item in value])
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{item.name: _cleaned(getattr(value, item.name)) for item in fields(value)})
+    return value

@@ -61,7 +61,11 @@ def pytest_clusterjobs_register_backends(register):
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Give an empty project whose pytest has this plugin, whether or not it is installed, and none of our options."""
     for name in list(os.environ):
-        if name.startswith(("CLUSTERJOBS_", "SLURM_", "PYTEST_XDIST")) or name in ("PYTEST_ADDOPTS", "CI"):
+        if name.startswith(("CLUSTERJOBS_", "SLURM_", "PYTEST_XDIST")) or name in (
+            "PYTEST_ADDOPTS",
+            "CI",
+            "GITHUB_STEP_SUMMARY",
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "160")
     root = str(Path(__file__).parents[2])

@@ -69,7 +69,7 @@ def test_strict_markers_know_ours(project: pytest.Pytester) -> None:
         ("--cluster-queue-timeout=0", "--cluster-queue-timeout='0' must be more than zero*"),
         ("--cluster-max-jobs=0", "--cluster-max-jobs: '0' is no whole number of 1 or more"),
         ("--cluster-max-jobs=1.5", "--cluster-max-jobs: '1.5' is no whole number of 1 or more"),
-        ("--cluster-report=out.xml", "--cluster-report: 'out.xml' has none of the suffixes*.json"),
+        ("--cluster-report=out.htm", "--cluster-report: 'out.htm' *allowed: .json, .md, .html*did you mean '.html'?"),
         ("--cluster-up", "--cluster-up *no backend is named; write --cluster=NAME with one of: slurm*"),
     ],
 )
