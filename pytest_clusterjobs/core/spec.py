@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_clusterjobs.core.errors import SpecError, UnknownArgumentError
 from pytest_clusterjobs.core.naming import nearest
+from pytest_clusterjobs.core.redaction import Secret, redact
 from pytest_clusterjobs.core.units import parse_duration, parse_memory
 
 KEEP_POLICIES = ("failed", "always", "never")
@@ -45,7 +46,8 @@ class JobSpec:
     qos: str | None = None
     #: Node features, in the scheduler's own language.
     constraint: str | None = None
-    #: Environment variables for the job. Their values may be secrets: no repr, record or message holds one.
+    #: Environment variables for the job. Their values may be secrets, given as `Secret` too: no repr, record or message
+    #: holds one.
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Environment modules to load, in order.
     modules: tuple[str, ...] = ()
@@ -153,6 +155,8 @@ def make_spec(
         "inherit_env": _truth("inherit_env", inherit_env),
     }
     changes = {key: value for key, value in given.items() if value is not None}
+    for key in ("prologue", "epilogue", "extra_args", "extra_directives"):
+        _refuse_secrets(key, changes.get(key, ()))
     base = base or JobSpec()
     return dataclasses.replace(base, **changes, given=base.given.union(changes))
 
@@ -195,6 +199,12 @@ def _count(what: str, value: object, least: int) -> int:
     return number
 
 
+def _refuse_secrets(what: str, lines: tuple[str, ...]) -> None:
+    """Raise where a secret would stand in a script or on a command line, which schedulers keep and show."""
+    if any(redact(line) != line for line in lines):
+        raise SpecError(f"{what} has a secret in it, which the job's script would show; give it in env, and use $NAME")
+
+
 def _word(what: str, value: object, pattern: re.Pattern[str] = _WORD) -> str | None:
     if value is None:
         return None
@@ -228,13 +238,14 @@ def _one_of(what: str, value: object, allowed: Iterable[str]) -> str | None:
 def _environment(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise SpecError(f"env={value!r} must be a mapping of names to texts")
-    for name, text in value.items():
+    texts = {name: text.reveal() if isinstance(text, Secret) else text for name, text in value.items()}
+    for name, text in texts.items():
         if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
             raise SpecError(f"env has a name {name!r} that is no environment variable: letters, digits and _ only")
         if not isinstance(text, str) or "\0" in text:
             what = "one with a NUL character" if isinstance(text, str) else f"of type {type(text).__name__}"
             raise SpecError(f"env[{name!r}] must be a text without NUL characters, not {what}")
-    return dict(value)
+    return texts
 
 
 def _lines(what: str, value: object) -> tuple[str, ...] | None:

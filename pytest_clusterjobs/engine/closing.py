@@ -14,6 +14,7 @@ from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine import verdict
 from pytest_clusterjobs.engine.room import Room
+from pytest_clusterjobs.engine.scrubbing import scrub
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.run import Run
@@ -153,6 +154,8 @@ def _tidy(run: Run, report: CloseReport) -> None:
                 if element.isdigit() and os.path.isdir(inner) and inner not in kept:
                     run.store.transport.remove(inner)
     run.store.close(keep=bool(kept))
+    if kept:
+        report.problems += scrub(run.store.directory)
     if run.worker == "main":
         run.store.remove_run()
 

@@ -76,6 +76,7 @@ class Activation:
     def _register(self) -> Ending:
         from pytest_clusterjobs.plugin.ending import Ending
         from pytest_clusterjobs.plugin.execution import Execution
+        from pytest_clusterjobs.plugin.redacting import Redacting
         from pytest_clusterjobs.plugin.reporting import ItemReporting
 
         session, manager = self.session, self._config.pluginmanager
@@ -95,6 +96,7 @@ class Activation:
             manager.register(controller, "clusterjobs-controller")
         manager.register(Execution(session), "clusterjobs-execution")
         manager.register(ItemReporting(session), "clusterjobs-reporting")
+        manager.register(Redacting(), "clusterjobs-redacting")
         ending = Ending(session, reporter, controller)
         manager.register(ending, "clusterjobs-ending")
         if session.is_asked and not self._config.option.collectonly:

@@ -33,7 +33,7 @@ def check(config: pytest.Config) -> int:
             if session.active_run is not None:
                 session.active_run.close()
             session.close()
-    sys.stdout.write("\n".join(_table(rows)) + "\n")
+    sys.stdout.write("\n".join([*_table(rows), *_credentials(session, [row[0] for row in rows])]) + "\n")
     answers = [probe.is_available for probe in session.probes.values()]
     return 0 if (all(answers) if named else any(answers)) else 1
 
@@ -48,6 +48,17 @@ def _row(session: ClusterSession, name: str) -> tuple[str, ...]:
         for one in info.partitions
     )
     return name, "yes", info.version or "-", "-" if info.nodes is None else str(info.nodes), partitions or "-"
+
+
+def _credentials(session: ClusterSession, names: list[str]) -> list[str]:
+    """Give a line for each credential that is declared: its source, or what to set; never its value."""
+    return [
+        f"{name}: {each['key']} from {each['source']}"
+        if each["source"]
+        else f"{name}: {each['problem']}".splitlines()[0]
+        for name in names
+        for each in session.configured.credentials(name).survey()
+    ]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

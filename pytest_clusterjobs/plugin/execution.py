@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.core.redaction import redact
 from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.plugin import selection
 from pytest_clusterjobs.plugin.collecting import argument_names
@@ -130,8 +131,8 @@ def finish(job: Job[Any]) -> Any:
     stderr = logs.stderr
     if job.remote_traceback and stderr.endswith(job.remote_traceback):
         stderr = stderr[: -len(job.remote_traceback)]  # the report shows it as a traceback
-    sys.stdout.write(logs.stdout)
-    sys.stderr.write(stderr)
+    sys.stdout.write(redact(logs.stdout))
+    sys.stderr.write(redact(stderr))
     for message, category, filename, line in job.warnings:
         try:
             warnings.warn_explicit(message, category, filename, line)

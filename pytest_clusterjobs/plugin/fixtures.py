@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_clusterjobs.config.settings import Settings
+    from pytest_clusterjobs.plugin.credentials import ClusterCredentials
     from pytest_clusterjobs.plugin.fixture_types import ClusterBackend, ClusterJobs
     from pytest_clusterjobs.plugin.session import ClusterSession
 
-__all__ = ["cluster_backend", "cluster_config", "cluster_jobs", "cluster_workdir"]
+__all__ = ["cluster_backend", "cluster_config", "cluster_credentials", "cluster_jobs", "cluster_workdir"]
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +64,16 @@ def cluster_workdir(request: pytest.FixtureRequest, cluster_backend: ClusterBack
         session.kept.append(str(path))
     else:
         session.run.store.transport.remove(str(path))
+
+
+@pytest.fixture
+def cluster_credentials(request: pytest.FixtureRequest, cluster_backend: ClusterBackend) -> ClusterCredentials:
+    """Passwords and tokens for the test's backend or profile by name, fetched when asked for and shown nowhere."""
+    from pytest_clusterjobs.plugin.credentials import ClusterCredentials
+    from pytest_clusterjobs.plugin.session import of
+
+    session, name = of(request.config), cluster_backend.name
+    return ClusterCredentials(session.configured.credentials(name), is_required=name in session.selection.required)
 
 
 @pytest.fixture(scope="session")

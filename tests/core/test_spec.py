@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.core.errors import SpecError, UnknownArgumentError
+from pytest_clusterjobs.core.redaction import Secret
 from pytest_clusterjobs.core.spec import KEEP_POLICIES, SPEC_ARGUMENTS, JobSpec, lay_over, make_spec
 from pytest_clusterjobs.core.units import DURATION_FORMS, MEMORY_FORMS
 
@@ -173,6 +174,17 @@ class TestRefusals:
     )
     def test_the_environment_is_a_mapping_of_names_to_texts(self, value: object, text: str) -> None:
         assert refusal(env=value) == text
+
+    def test_a_secret_becomes_a_value_of_the_environment(self) -> None:
+        spec = make_spec(env={"TOKEN": Secret("of-nobody-0815", "TOKEN"), "A": "1"})
+        assert spec.env == {"TOKEN": "of-nobody-0815", "A": "1"}
+        assert "0815" not in f"{spec} {spec.to_dict()}" + refusal(env={"TOKEN": Secret("of-nobody-0815\0")})
+
+    @pytest.mark.parametrize("name", ["prologue", "epilogue", "extra_args", "extra_directives"])
+    def test_a_secret_in_the_script_or_on_the_command_line_is_refused(self, name: str) -> None:
+        secret = Secret("of-nobody-0816")
+        said = refusal(**{name: ["fine", f"--token={secret.reveal()}"]})
+        assert said.startswith(f"{name} has a secret in it, which the job's script would show; give it in env")
 
     def test_a_value_of_the_environment_is_in_no_message_and_no_record(self) -> None:
         assert "hunter2" not in refusal(env={"TOKEN": "x\0hunter2"})
