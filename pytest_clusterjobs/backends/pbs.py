@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from pytest_clusterjobs.backends.base import (
@@ -28,6 +29,7 @@ from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
 from pytest_clusterjobs.backends.pbs_text import (
     is_at_least,
     parse_entries,
+    parse_log,
     parse_nodes,
     parse_queues,
     parse_version,
@@ -37,6 +39,7 @@ from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
     CommandError,
     SpecError,
+    StoreError,
     SubmitError,
     SubmitLimit,
     SubmitUnknown,
@@ -71,6 +74,8 @@ done"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A path may have a host and a colon before it; a comma ends it (qsub(1B), -o).
 _PLAIN_PATH = re.compile(r"[^:,^]+")
+# Where the execution daemon writes what it has to say of a job, e.g. that its time is up.
+_LOG = "scheduler.log"
 _RESOURCES = re.compile(r"[A-Za-z][\w-]*=[^:=\s]+(:[A-Za-z][\w-]*=[^:=\s]+)*")
 
 
@@ -99,6 +104,8 @@ class PbsBackend(BatchBackend):
         self._version = ""
         # Array -> number of its elements, of what this process submitted.
         self._sizes: dict[str, int] = {}
+        # Job -> the file of the daemon's words, of what this process submitted.
+        self._logs: dict[str, str] = {}
 
     # ------------------------------------------------------------ what there is
 
@@ -179,6 +186,9 @@ class PbsBackend(BatchBackend):
         submitted = super().submit(submission)
         if submission.is_array:
             self._sizes[array_of(submitted.native_ids[0])] = len(submitted.native_ids)
+        if _has_plain_path(submission):
+            logs = (os.path.join(directory, _LOG) for directory in submission.directories)
+            self._logs.update(zip(submitted.native_ids, logs, strict=True))
         return submitted
 
     def job_environment(self, submission: Submission) -> Mapping[str, str]:
@@ -262,11 +272,18 @@ class PbsBackend(BatchBackend):
             result = self.run(["qstat", "-f", native_id])
         if not self.is_harmless_cancel(result.stderr):
             self.require_success(result, f"cannot ask about job {native_id}")
-        found = [entry for entry in parse_entries(result.stdout) if entry.name == native_id]
-        return status_of(found[0].attributes) if found else None
+        found = [status_of(entry.attributes) for entry in parse_entries(result.stdout) if entry.name == native_id]
+        if found and found[0].state.is_terminal:
+            return found[0]
+        # Without a history, the default of a server, the daemon's own words are all that is left of an end.
+        log = None
+        if native_id in self._logs:
+            with suppress(StoreError):
+                log = self.transport.read(self._logs[native_id])
+        return parse_log((log or b"").decode(errors="replace")) or next(iter(found), None)
 
     def explain_sources(self) -> tuple[str, ...]:
-        return ("qstat -x -f",)
+        return ("qstat -x -f", _LOG)
 
     # ------------------------------------------------------------ cancelling
 
@@ -352,8 +369,11 @@ def _output(submission: Submission) -> list[str]:
     ``-k oed`` has it written there at once. Without it, it would be copied at the end, by ``scp`` where the site says
     no better, and the job would be seen exiting for as long as that takes.
     """
-    folder = submission.directory
-    if not _PLAIN_PATH.fullmatch(folder):
+    if not _has_plain_path(submission):
         return ["-j", "oe", "-o", "/dev/null"]
-    element = "/^array_index^" if submission.is_array else ""
-    return ["-j", "oe", "-k", "oed", "-o", os.path.join(f"{folder}{element}", "scheduler.log")]
+    element = "^array_index^" if submission.is_array else ""
+    return ["-j", "oe", "-k", "oed", "-o", os.path.join(submission.directory, element, _LOG)]
+
+
+def _has_plain_path(submission: Submission) -> bool:
+    return _PLAIN_PATH.fullmatch(submission.directory) is not None

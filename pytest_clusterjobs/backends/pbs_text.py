@@ -120,6 +120,23 @@ def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts
     return JobStatus(state, word, reason, comment, False, code, signal, nodes, restarts)
 
 
+_KILLED = re.compile(r"^=>> PBS: (job killed: (\w+) .*)$", re.MULTILINE)
+_KILLED_FOR = {
+    "walltime": ExitReason.TIMEOUT,
+    "cput": ExitReason.TIMEOUT,
+    "mem": ExitReason.OUT_OF_MEMORY,
+    "vmem": ExitReason.OUT_OF_MEMORY,
+}
+
+
+def parse_log(text: str) -> JobStatus | None:
+    """Read what the execution daemon wrote to a job's errors; None when it ended the job for none of its limits."""
+    found = _KILLED.search(text)
+    if found is None:
+        return None
+    return JobStatus(JobState.FAILED, "killed", _KILLED_FOR.get(found[2], ExitReason.SIGNAL), found[1])
+
+
 def _nodes(exec_host: str) -> str:
     """Read ``exec_host``, e.g. ``node1/0*2+node2/1``: each node once."""
     return ",".join(dict.fromkeys(part.partition("/")[0] for part in exec_host.split("+") if part))

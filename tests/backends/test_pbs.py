@@ -593,6 +593,31 @@ def test_without_a_history_a_job_that_runs_is_found_and_one_that_ended_is_not() 
     assert backend(qstat_x_f=off, qstat_f=answer_of(gone)).explain("2237.pbsrig") is None
 
 
+# From the error files of the jobs of 06-walltime and 13-mem.
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("=>> PBS: job killed: walltime 4 exceeded limit 3\n", ExitReason.TIMEOUT),
+        ("=>> PBS: job killed: walltime 3 exceeded limit 2\nTerminated\n", ExitReason.TIMEOUT),
+        ("hello\n=>> PBS: job killed: mem 212768kb exceeded limit 51200kb\n", ExitReason.OUT_OF_MEMORY),
+    ],
+)
+def test_daemon_s_own_words_explain_an_end_of_which_there_is_no_history(
+    tmp_path: Path, text: str, reason: ExitReason
+) -> None:
+    off, gone = answer_of(recorded("17-no-history/04")), answer_of(recorded("17-no-history/03"))
+    pbs = backend(qstat_x_f=off, qstat_f=gone)
+    native_id = pbs.submit(submission(str(tmp_path))).native_ids[0]
+    assert pbs.explain(native_id) is None
+    (tmp_path / "scheduler.log").write_text("Last login: never\n")
+    assert pbs.explain(native_id) is None
+    (tmp_path / "scheduler.log").write_text(text)
+    status = pbs.explain(native_id)
+    assert status is not None
+    assert (status.state, status.reason) == (FAILED, reason)
+    assert "exceeded limit" in status.detail
+
+
 # ---------------------------------------------------------------- cancelling
 
 
