@@ -47,13 +47,24 @@ trap 'cj_on_signal TERM' TERM
 trap 'cj_on_signal {interrupt}' INT
 trap 'cj_on_signal XCPU' XCPU"""
 
+# Not the script itself: a process keeps showing the environment that it was started with.
+_SWEEP = """\
+for cj_left in $(grep -lzxFs "CLUSTERJOBS_MARK=$cj_mark" /proc/[0-9]*/environ); do
+  cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null || :
+done"""
+
 _WAIT = """\
 cj_child=$!
 [ -z "$cj_signal" ] || cj_on_signal "$cj_signal"  # it came when the child had started and was not known yet
 while :; do
   wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
-done"""
+done
+# A signal may have ended that wait just before the child itself ended: its own code is still to be had.
+[ "$cj_code" -le 128 ] || {
+  wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
+  [ "$cj_late" = 127 ] || cj_code=$cj_late
+}"""
 
 
 def shell_body(
@@ -65,6 +76,7 @@ def shell_body(
     reserved_codes: Sequence[int] = (),
     interrupt: str = "INT",
     limit_signal: str = "",
+    sweeps: bool = False,
 ) -> list[str]:
     """Give the lines of a job script below its directives, for bash.
 
@@ -77,6 +89,7 @@ def shell_body(
         interrupt: What a SIGINT is passed on as; what runs in the background of a shell ignores SIGINT itself.
         limit_signal: The signal, e.g. ``USR2``, by which the scheduler ends a job at its time limit. It is passed on as
             SIGTERM; to us the job then ends by SIGTERM, to the scheduler by its own signal.
+        sweeps: True where the scheduler does not find processes that have left the job's session: the script ends them.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -96,6 +109,7 @@ def shell_body(
         "set +C",
         _at_exit(reserved_codes),
         *claimed,
+        *(['export CLUSTERJOBS_MARK="$cj_mark"'] if sweeps else []),
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
         _RUN.replace("{interrupt}", interrupt),
@@ -110,6 +124,8 @@ def shell_body(
     ]
     if submission.spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
+    if sweeps:
+        lines.append(_SWEEP)
     if limit_signal:
         lines.append(f'[ -z "$cj_limit" ] || {{ cj_code=143; exit $((128 + $(kill -l {limit_signal}))); }}')
     return [*lines, 'exit "$cj_code"']

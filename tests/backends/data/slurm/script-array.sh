@@ -49,6 +49,11 @@ while :; do
   wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
 done
+# A signal may have ended that wait just before the child itself ended: its own code is still to be had.
+[ "$cj_code" -le 128 ] || {
+  wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
+  [ "$cj_late" = 127 ] || cj_code=$cj_late
+}
 (
 export CLUSTERJOBS_EXIT_CODE="$cj_code"
 rm -rf scratch
