@@ -84,8 +84,6 @@ _SUBMITTED = re.compile(r"Job <([1-9]\d*)> is submitted to ")
 # Set in a job, and wrong in a job of that job.
 _OF_A_JOB = frozenset({"LS_JOBPID", "LS_SUBCWD", "LS_EXECCWD", "LS_EXEC_T", "LSFUSER"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# bsub replaces %J and %I in it, and bjobs of volclava 2.2 takes other words with % for formats.
-_PLAIN_PATH = re.compile(r"[^%]+")
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40, "PB": 2**50, "EB": 2**60}
 
 
@@ -113,7 +111,7 @@ class LsfBackend(BatchBackend):
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         super().__init__(transport, settings)
         self._parameters = ""
-        self._hosts: dict[str, int | None] | None = None
+        self._hosts: list[int | None] | None = None
         self._form = 0
         # Job number -> name, of what this process submitted: numbers begin again, and bhist remembers old jobs.
         self._names: dict[str, str] = {}
@@ -127,7 +125,7 @@ class LsfBackend(BatchBackend):
 
     def check(self) -> BackendInfo:
         for command in ("bsub", "bjobs", "bkill"):
-            self.run_for_check([command, "-V"], f"{command} does not start")
+            self._require(command)
         about = self.run_for_check(["lsid"], "LSF does not answer")
         queues = self.run_for_check(["bqueues"], "the batch daemon does not answer")
         long = self.run_for_check(["bqueues", "-l"], "cannot read the queues' limits")
@@ -146,6 +144,12 @@ class LsfBackend(BatchBackend):
             f"cluster {cluster[1] if cluster else '?'}; time limits are whole minutes",
         )
 
+    def _require(self, command: str) -> None:
+        try:
+            self.run([command, "-V"])
+        except CommandError as error:
+            raise BackendUnavailable(str(error.args[0]), self.name, error.command, error.stderr) from None
+
     def array_limit(self) -> int:
         # lsb.params(5): 1000 where it is not set. A larger array becomes one plain job with brackets in its name.
         return max(1, int(self._parameter("MAX_JOB_ARRAY_SIZE") or 1000))
@@ -156,7 +160,7 @@ class LsfBackend(BatchBackend):
             result = self.run(["bhosts"])
             self.require_success(result, "cannot read the hosts")
             self._hosts = parse_hosts(result.stdout)
-        slots = [each or 0 for each in self._hosts.values()]
+        slots = [each or 0 for each in self._hosts]
         return max(slots) if slots and all(slots) else None
 
     def _parameter(self, name: str) -> str:
@@ -218,6 +222,7 @@ class LsfBackend(BatchBackend):
             claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
             interrupt="TERM",  # bkill sends INT first, and TERM ten seconds later (lsb.params(5))
             limit_signal="USR2",
+            sweeps=True,
         )
         return "\n".join(["#!/bin/bash", *directives, *body, ""])
 
@@ -252,10 +257,10 @@ class LsfBackend(BatchBackend):
         return any(self._parameter(f"RESOURCE_RESERVE_PER_{what}").upper().startswith("Y") for what in ("TASK", "SLOT"))
 
     def submit_argv(self, submission: Submission, script: str) -> list[str]:
-        # What the job prints goes to its own logs; LSF's report of it comes here, and not by mail.
-        log = os.path.join(submission.directory, "scheduler.log")
-        output = log if _PLAIN_PATH.fullmatch(log) else "/dev/null"
-        return ["bsub", "-o", output, *submission.spec.extra_args]
+        # What the job prints goes to its own logs. LSF writes its report when the job has ended, and sends by mail what
+        # it cannot write: in the job's directory, which may be gone by then, it would.
+        more = submission.spec.extra_args
+        return ["bsub", *([] if {"-o", "-oo"}.intersection(more) else ["-o", "/dev/null"]), *more]
 
     def submit_stdin(self, script_text: str) -> str:
         return script_text  # of a script that is named on the command line, bsub reads no directives

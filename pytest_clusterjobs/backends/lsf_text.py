@@ -279,10 +279,10 @@ def parse_queues(table: str, long: str) -> tuple[Partition, ...]:
     return tuple(partitions)
 
 
-def parse_hosts(table: str) -> dict[str, int | None]:
-    """Read ``bhosts``: host -> its job slots, None where they are not limited."""
+def parse_hosts(table: str) -> list[int | None]:
+    """Read ``bhosts``: the job slots of each host, None where they are not limited. Names are cut, and may recur."""
     rows = (line.split() for line in table.splitlines()[1:])
-    return {words[0]: int(words[3]) if words[3].isdigit() else None for words in rows if len(words) >= 9}
+    return [int(words[3]) if words[3].isdigit() else None for words in rows if len(words) >= 9]
 
 
 def parse_cores(table: str) -> int | None:

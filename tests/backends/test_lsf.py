@@ -148,7 +148,7 @@ def test_memory_is_counted_in_the_site_s_unit(site: Path, unit: str, limit: int,
 
 
 def test_unit_that_is_none_is_an_error_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"memory_unit is 'MiB'; known: KB, MB, .* did you mean 'mb'"):
+    with pytest.raises(ConfigError, match=r"memory_unit is 'MiB'; known: KB, MB, .* did you mean 'MB'"):
         directives({"memory_unit": "MiB"}, memory="3GB")
 
 
@@ -199,14 +199,28 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
     assert (tmp_path / "stdout.log").read_text() == "TERM\n"
 
 
-def test_script_goes_to_standard_input_and_the_report_of_lsf_beside_the_job() -> None:
+def test_process_that_has_left_the_job_s_session_ends_with_the_job(tmp_path: Path) -> None:
+    """The OpenLava family ends what is in the job's process group."""
+    runner = tmp_path / "runner"
+    runner.write_text("setsid sleep 300 & echo $! >pid\nuntil [ -e /proc/$!/environ ]; do :; done\nexit 3\n")
+    (tmp_path / "environment.sh").touch()
+    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
+    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
+    environment = {"PATH": os.environ["PATH"], "LSB_JOBID": "7"}
+    assert subprocess.run(["bash", "-c", text], env=environment, cwd=tmp_path, check=False, timeout=30).returncode == 3
+    left = Path("/proc", (tmp_path / "pid").read_text().strip(), "cmdline")
+    deadline = time.monotonic() + 10
+    while left.exists() and left.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_script_goes_to_standard_input_and_no_report_comes_by_mail() -> None:
     argv = backend().submit_argv(submission(extra_args=["-rn"]), "/jobs/1-solve/script.sh")
-    assert argv == ["bsub", "-o", "/jobs/1-solve/scheduler.log", "-rn"]
+    assert argv == ["bsub", "-o", "/dev/null", "-rn"]
+    kept = backend().submit_argv(submission(extra_args=["-o", "/mine/%J"]), "script.sh")
+    assert kept == ["bsub", "-o", "/mine/%J"]
     assert backend().submit_stdin("#!/bin/bash\n") == "#!/bin/bash\n"
-
-
-def test_path_that_bsub_would_take_for_a_pattern_is_not_given_to_it() -> None:
-    assert backend().submit_argv(submission("/jobs/50%"), "script.sh")[:3] == ["bsub", "-o", "/dev/null"]
 
 
 def test_environment_has_nothing_of_an_outer_job_and_what_leads_to_lsf(site: Path, tmp_path: Path) -> None:
@@ -782,7 +796,7 @@ def test_run_limit_is_found_beside_other_limits() -> None:
 
 
 def test_small_readers() -> None:
-    assert parse_hosts(recorded("bhosts ok")) == {"lsfrig": 4}
+    assert parse_hosts(recorded("bhosts ok")) == [4]
     assert parse_parameter(recorded("bparams l"), "CLEAN_PERIOD") == "3600"
     assert parse_parameter(recorded("bparams l"), "MAX_PEND_JOBS") == ""
 
@@ -804,6 +818,12 @@ def test_probe_says_why_lsf_cannot_be_used(site: Path, command: str, stderr: str
     says(site, command, stderr=stderr, code=255)
     with pytest.raises(BackendUnavailable, match=words):
         backend().check()
+
+
+def test_probe_does_not_mind_what_a_command_says_of_its_version(site: Path) -> None:
+    up(site)
+    says(site, "bkill", stderr="?", code=255)
+    assert backend().check().version == "volclava project 2.2"
 
 
 def test_probe_of_a_daemon_that_is_away_ends_with_its_words(site: Path) -> None:

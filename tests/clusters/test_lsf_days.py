@@ -84,7 +84,7 @@ def bkill(*native_ids: str) -> None:
 
 
 def submissions(place: FakePlace) -> int:
-    return len({argv[2] for argv in place.calls() if argv[0] == "bsub" and argv[1] == "-o"})
+    return sum(argv[:2] == ["bsub", "-o"] for argv in place.calls())
 
 
 # ---------------------------------------------------------------- what LSF gives a job
