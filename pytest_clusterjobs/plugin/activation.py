@@ -50,6 +50,10 @@ class Activation:
 
             for path in values.report:
                 check_writable(path)
+        if values.baseline and not is_dry:
+            from pytest_clusterjobs.plugin.performance import read_references
+
+            read_references(session)
         if values.up and not xdist.is_worker(self._config):
             from pytest_clusterjobs.plugin.throwaway import ThrowAwayClusters, kinds_for
 
@@ -76,6 +80,7 @@ class Activation:
     def _register(self) -> Ending:
         from pytest_clusterjobs.plugin.ending import Ending
         from pytest_clusterjobs.plugin.execution import Execution
+        from pytest_clusterjobs.plugin.performance import Performance
         from pytest_clusterjobs.plugin.redacting import Redacting
         from pytest_clusterjobs.plugin.reporting import ItemReporting
 
@@ -96,6 +101,7 @@ class Activation:
             manager.register(controller, "clusterjobs-controller")
         manager.register(Execution(session), "clusterjobs-execution")
         manager.register(ItemReporting(session), "clusterjobs-reporting")
+        manager.register(Performance(session), "clusterjobs-performance")
         manager.register(Redacting(), "clusterjobs-redacting")
         ending = Ending(session, reporter, controller)
         manager.register(ending, "clusterjobs-ending")

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from pytest_clusterjobs.config.settings import Settings
     from pytest_clusterjobs.plugin.credentials import ClusterCredentials
     from pytest_clusterjobs.plugin.fixture_types import ClusterBackend, ClusterJobs
+    from pytest_clusterjobs.plugin.performance import ClusterPerformance
     from pytest_clusterjobs.plugin.session import ClusterSession
 
-__all__ = ["cluster_backend", "cluster_config", "cluster_credentials", "cluster_jobs", "cluster_workdir"]
+__all__ = [
+    "cluster_backend",
+    "cluster_config",
+    "cluster_credentials",
+    "cluster_jobs",
+    "cluster_performance",
+    "cluster_workdir",
+]
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +82,14 @@ def cluster_credentials(request: pytest.FixtureRequest, cluster_backend: Cluster
 
     session, name = of(request.config), cluster_backend.name
     return ClusterCredentials(session.configured.credentials(name), is_required=name in session.selection.required)
+
+
+@pytest.fixture
+def cluster_performance(request: pytest.FixtureRequest, cluster_backend: ClusterBackend) -> ClusterPerformance:
+    """Takes figures that the test measures itself, to be compared with the references of its marker or of a file."""
+    from pytest_clusterjobs.plugin.performance import recorder_of
+
+    return recorder_of(request.node)
 
 
 @pytest.fixture(scope="session")

@@ -30,5 +30,7 @@ BACKEND = pytest.StashKey[str]()
 TROUBLE = pytest.StashKey[bool]()
 #: True once one of its phases has failed.
 FAILED = pytest.StashKey[bool]()
+#: Its figures of performance, in JSON types, once its body has passed.
+FIGURES = pytest.StashKey[list[dict[str, Any]]]()
 #: Ids of the jobs that a report of it has told about.
 TOLD = pytest.StashKey[set[str]]()

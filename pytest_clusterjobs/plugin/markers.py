@@ -23,9 +23,12 @@ LINES = (
     "no_cluster(*backends): the test does not run on these backends.",
     "cluster_xfail(reasons, *, raises=None, strict=None): the test is expected to fail on the backends that are the "
     'keys of reasons, e.g. {"pbs": "no arrays"}; raises and strict are those of xfail.',
+    'cluster_performance(references={}, *, metric="run_time_s"): the test fails where a figure of its jobs, or one '
+    'that it recorded, is out of bounds; references are e.g. {"slurm": (12.5, None, 0.1, "s")}: value, lower and upper '
+    "tolerance as parts of it or None, unit.",
 )
 
-NAMES = frozenset({"real_world", "expensive", "cluster", "no_cluster", "cluster_xfail"})
+NAMES = frozenset({"real_world", "expensive", "cluster", "no_cluster", "cluster_xfail", "cluster_performance"})
 
 
 def decorated(function: object) -> ClusterFunction[..., Any] | None:

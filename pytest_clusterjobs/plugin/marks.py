@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_clusterjobs.plugin.markers import NAMES
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_clusterjobs.decorator import ClusterFunction
+    from pytest_clusterjobs.reports.performance import Reference
 
 Require = Callable[[str], str]
 
@@ -41,6 +43,8 @@ class ClusterMarks(NamedTuple):
     resources: Mapping[str, Any] = {}
     #: Backend -> why it is expected to fail there.
     expected_failures: Mapping[str, ExpectedFailure] = {}
+    #: Metric -> backend -> what it should be.
+    performance: Mapping[str, Mapping[str, Reference]] = {}
 
 
 _NO_MARKS = ClusterMarks()
@@ -119,12 +123,28 @@ def cluster_xfail(reasons: Mapping[str, str], *, raises: Any = None, strict: boo
     return write
 
 
+def cluster_performance(references: Mapping[str, Any] = MappingProxyType({}), *, metric: str = "run_time_s") -> _Writer:
+    if not isinstance(references, Mapping) or not isinstance(metric, str):
+        raise TypeError('write e.g. cluster_performance({"slurm": (12.5, None, 0.1, "s")}, metric="run_time_s")')
+    from pytest_clusterjobs.reports.performance import parse_reference
+
+    parsed = {name: parse_reference(value, metric) for name, value in references.items()}
+
+    def write(found: ClusterMarks, require: Require) -> ClusterMarks:
+        _names(parsed, require)
+        mine = {**parsed, **found.performance.get(metric, {})}
+        return found._replace(performance={**found.performance, metric: mine})
+
+    return write
+
+
 _WRITERS: dict[str, Callable[..., _Writer]] = {
     "real_world": real_world,
     "expensive": expensive,
     "cluster": cluster,
     "no_cluster": no_cluster,
     "cluster_xfail": cluster_xfail,
+    "cluster_performance": cluster_performance,
 }
 
 

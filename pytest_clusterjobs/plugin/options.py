@@ -76,6 +76,18 @@ OPTIONS: tuple[Option, ...] = (
         "write a report of the run's tests and jobs to this file: .json, .md or .html; repeatable",
     ),
     Option(
+        "baseline",
+        "--cluster-baseline",
+        "FILE",
+        "compare the figures of tests marked cluster_performance with the references in this JSON file",
+    ),
+    Option(
+        "baseline_update",
+        "--cluster-baseline-update",
+        "",
+        "write what the passed tests measure to the file of --cluster-baseline, and compare nothing",
+    ),
+    Option(
         "up",
         "--cluster-up",
         "",

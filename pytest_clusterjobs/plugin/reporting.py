@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.plugin.items import BACKEND, FAILED, ITEM, TOLD, TROUBLE
+from pytest_clusterjobs.plugin.items import BACKEND, FAILED, FIGURES, ITEM, TOLD, TROUBLE
 from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class ItemReporting:
         }
         if report.when == "teardown":  # the last one: by now the jobs are what they will be
             facts["jobs"] = [job.record.to_dict() for job in jobs]
+            facts["figures"] = item.stash.get(FIGURES, [])
         return facts
 
 

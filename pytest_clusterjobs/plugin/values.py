@@ -66,6 +66,10 @@ class Values(NamedTuple):
     check: bool = False
     #: Absolute paths of the reports, in order, each once.
     report: tuple[str, ...] = ()
+    #: Absolute path of the file of references, or "".
+    baseline: str = ""
+    #: Write that file.
+    baseline_update: bool = False
     #: Boot throw-away clusters around the run.
     up: bool = False
     #: Where each of these that was given comes from.
@@ -82,6 +86,8 @@ def read(config: pytest.Config) -> Values:
     parsed = {name: _PARSERS[name](each) for name, each in found.items()}
     source = found["cluster"].source if "cluster" in found else ""
     sources = {name: each.source for name, each in found.items()}
+    if parsed.get("baseline_update") and "baseline" not in parsed:
+        raise pytest.UsageError(f"{sources['baseline_update']}: no file is named; write --cluster-baseline=FILE too")
     return Values(**{"cluster_source": source, "sources": sources, **parsed})
 
 
@@ -171,5 +177,7 @@ _PARSERS: dict[str, Callable[[Given], Any]] = {
     "workdir": _path,
     "check": _switch,
     "report": _reports,
+    "baseline": _path,
+    "baseline_update": _switch,
     "up": _switch,
 }
