@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pytest_clusterjobs.core.record import JobMetrics
+from typing import TYPE_CHECKING, Any
+
 from pytest_clusterjobs.core.units import format_duration, format_memory
+
+if TYPE_CHECKING:
+    from pytest_clusterjobs.core.record import JobMetrics
 
 #: So many times more than was used is worth a hint.
 _MUCH_MORE = 10
@@ -14,19 +18,26 @@ _WORTH_S = 3600.0
 _SHORT_S, _LONG_ENOUGH_S = 1.0, 10.0
 
 
-def shares(metrics: JobMetrics) -> dict[str, float]:
-    """Give the parts of cores, memory and time that a job used of what it asked for, 1.0 for all; only known ones.
+def used_of_asked(metrics: JobMetrics) -> dict[str, tuple[float, float]]:
+    """Give what a job used and what it asked for, of what both are known of.
 
-    Memory is that of its largest process, so it is a lower bound.
+    Returns:
+        ``cores`` in core-seconds, ``memory`` in bytes, ``time`` in seconds. Memory is that of its largest process, so
+        it is a lower bound.
     """
-    asked, found = metrics.requested, {}
-    if asked.cores and metrics.used_cores is not None and (metrics.run_time_s or 0.0) >= _SHORT_S:
-        found["cores"] = metrics.used_cores / asked.cores
+    asked, run_time_s, found = metrics.requested, metrics.run_time_s or 0.0, {}
+    if asked.cores and metrics.cpu_time_s is not None and run_time_s >= _SHORT_S:
+        found["cores"] = metrics.cpu_time_s, asked.cores * run_time_s
     if asked.memory_bytes and metrics.max_rss_bytes is not None:
-        found["memory"] = metrics.max_rss_bytes / asked.memory_bytes
+        found["memory"] = float(metrics.max_rss_bytes), float(asked.memory_bytes)
     if asked.time_limit_s and metrics.run_time_s is not None:
-        found["time"] = metrics.run_time_s / asked.time_limit_s
+        found["time"] = run_time_s, asked.time_limit_s
     return found
+
+
+def shares(metrics: JobMetrics) -> dict[str, float]:
+    """Give the parts of cores, memory and time that a job used of what it asked for, 1.0 for all; only known ones."""
+    return {name: used / asked for name, (used, asked) in used_of_asked(metrics).items()}
 
 
 def hints(metrics: JobMetrics) -> list[str]:
@@ -42,3 +53,9 @@ def hints(metrics: JobMetrics) -> list[str]:
     if time - run_time_s >= _WORTH_S and share.get("time", 1.0) * _MUCH_MORE <= 1:
         told.append(f"asks for {format_duration(time)} and runs {format_duration(run_time_s)}")
     return told
+
+
+def to_dict(metrics: JobMetrics) -> dict[str, Any]:
+    """Give it as JSON types."""
+    parts = {name: {"used": used, "asked": asked} for name, (used, asked) in used_of_asked(metrics).items()}
+    return {**parts, "hints": hints(metrics)}

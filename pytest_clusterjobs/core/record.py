@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from pytest_clusterjobs.core import efficiency
 from pytest_clusterjobs.core.resources import Resources, requested_by
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState
@@ -82,13 +83,6 @@ class JobMetrics:
     #: Name of a field that is None -> why.
     unknown: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def used_cores(self) -> float | None:
-        """CPU seconds per second of the run: how many cores it kept busy, on average."""
-        if self.cpu_time_s is None or not self.run_time_s:
-            return None
-        return self.cpu_time_s / self.run_time_s
-
     def to_dict(self) -> dict[str, Any]:
         """Give the figures as JSON types."""
         return {
@@ -158,6 +152,8 @@ class JobRecord:
     seen_as: str = ""
     #: What the scheduler's queue last counted for it: asked for while it waited, given once it ran.
     queued: Resources | None = None
+    #: What a validation found, as JSON types; what failed stays. None while there was none.
+    validation: dict[str, Any] | None = None
     #: True when the directory was kept at the end.
     is_kept: bool = False
 
@@ -198,6 +194,8 @@ class JobRecord:
             "submit_command": self.submit_command or None,
             "directory": self.directory if self.is_kept else None,
             "metrics": self.metrics.to_dict(),
+            "efficiency": efficiency.to_dict(self.metrics),
+            "validation": self.validation,
             "history": [
                 {"state": each.state.value, "at": _iso(each.at), "native_word": each.native_word or None}
                 for each in self.history

@@ -189,8 +189,14 @@ class ValidationResult:
         return "\n".join(_rows(self.checks))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON types."""
-        return {"success": self.success, "checks": [check.to_dict() for check in self.checks]}
+        """Give it as JSON types: how many checks there were, and those that deviate."""
+        return {
+            "success": self.success,
+            "checks": len(self.checks),
+            "unknown": [check.name for check in self.checks if check.verdict is CheckVerdict.UNKNOWN],
+            "failed": [check.to_dict() for check in self.failed],
+            "warnings": [check.to_dict() for check in self.checks if check.is_warning],
+        }
 
     def __bool__(self) -> bool:
         return self.success

@@ -182,7 +182,7 @@ class ClusterJobValidator:
         )
         self.results.append(result)
         if job.validation is None or not result:
-            job.validation = result
+            job.validation, record.validation = result, result.to_dict()
         return result
 
     def _backend_of(self, job: Job[Any]) -> Backend:

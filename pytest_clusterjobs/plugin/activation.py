@@ -83,6 +83,7 @@ class Activation:
         from pytest_clusterjobs.plugin.performance import Performance
         from pytest_clusterjobs.plugin.redacting import Redacting
         from pytest_clusterjobs.plugin.reporting import ItemReporting
+        from pytest_clusterjobs.plugin.validating import Validating
 
         session, manager = self.session, self._config.pluginmanager
         reporter, controller = None, None
@@ -103,6 +104,7 @@ class Activation:
         manager.register(ItemReporting(session), "clusterjobs-reporting")
         manager.register(Performance(session), "clusterjobs-performance")
         manager.register(Redacting(), "clusterjobs-redacting")
+        manager.register(Validating(session), "clusterjobs-validating")
         ending = Ending(session, reporter, controller)
         manager.register(ending, "clusterjobs-ending")
         if session.is_asked and not self._config.option.collectonly:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_clusterjobs.config.settings import Settings
+    from pytest_clusterjobs.engine.validator import ClusterJobValidator
     from pytest_clusterjobs.plugin.credentials import ClusterCredentials
     from pytest_clusterjobs.plugin.fixture_types import ClusterBackend, ClusterJobs
     from pytest_clusterjobs.plugin.performance import ClusterPerformance
@@ -24,6 +25,7 @@ __all__ = [
     "cluster_backend",
     "cluster_config",
     "cluster_credentials",
+    "cluster_job_validator",
     "cluster_jobs",
     "cluster_performance",
     "cluster_workdir",
@@ -90,6 +92,14 @@ def cluster_performance(request: pytest.FixtureRequest, cluster_backend: Cluster
     from pytest_clusterjobs.plugin.performance import recorder_of
 
     return recorder_of(request.node)
+
+
+@pytest.fixture
+def cluster_job_validator(cluster_backend: ClusterBackend) -> ClusterJobValidator:
+    """Compares what jobs asked for with what they were given and found: submission, environment, resources, output."""
+    from pytest_clusterjobs.engine.validator import ClusterJobValidator
+
+    return ClusterJobValidator()
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ LINES = (
     "expensive: the test costs much; it runs only with --run-expensive or a `-m` that names it.",
     "cluster(*backends, cores=1, memory=None, time=None, gpus=0, nodes=1, partition=None, queue=None, account=None, "
     "qos=None, constraint=None, env=None, modules=(), prologue=(), epilogue=(), extra_args=(), extra_directives=(), "
-    "name=None, backend=None, parallel=False, timeout=None, queue_timeout=None, keep=None, inherit_env=True): the test "
-    "is real_world and runs only on these backends, if any are named; the rest are defaults for the jobs that it "
-    "submits.",
+    "name=None, backend=None, parallel=False, timeout=None, queue_timeout=None, keep=None, inherit_env=True, "
+    "validate=None): the test is real_world and runs only on these backends, if any are named; the rest are defaults "
+    "for the jobs that it submits. validate=True fails it where a job did not get what it asked for.",
     "no_cluster(*backends): the test does not run on these backends.",
     "cluster_xfail(reasons, *, raises=None, strict=None): the test is expected to fail on the backends that are the "
     'keys of reasons, e.g. {"pbs": "no arrays"}; raises and strict are those of xfail.',

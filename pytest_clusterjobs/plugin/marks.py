@@ -43,6 +43,8 @@ class ClusterMarks(NamedTuple):
     resources: Mapping[str, Any] = {}
     #: Backend -> why it is expected to fail there.
     expected_failures: Mapping[str, ExpectedFailure] = {}
+    #: Whether its jobs are validated; None: as the option says.
+    validate: bool | None = None
     #: Metric -> backend -> what it should be.
     performance: Mapping[str, Mapping[str, Reference]] = {}
 
@@ -91,7 +93,10 @@ def expensive() -> _Writer:
     return lambda found, _: found._replace(is_expensive=True)
 
 
-def cluster(*backends: str, backend: str | None = None, **resources: Any) -> _Writer:
+def cluster(*backends: str, backend: str | None = None, validate: bool | None = None, **resources: Any) -> _Writer:
+    if validate is not None and not isinstance(validate, bool):
+        raise TypeError(f"validate={validate!r} must be True or False")
+
     def write(found: ClusterMarks, require: Require) -> ClusterMarks:
         names = _names(backends if backend is None else (*backends, backend), require)
         if resources:
@@ -99,7 +104,10 @@ def cluster(*backends: str, backend: str | None = None, **resources: Any) -> _Wr
 
             make_spec(**resources)
         return found._replace(
-            is_cluster_test=True, pins=found.pins or names, resources={**resources, **found.resources}
+            is_cluster_test=True,
+            pins=found.pins or names,
+            resources={**resources, **found.resources},
+            validate=validate if found.validate is None else found.validate,
         )
 
     return write

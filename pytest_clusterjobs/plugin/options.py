@@ -88,6 +88,12 @@ OPTIONS: tuple[Option, ...] = (
         "write what the passed tests measure to the file of --cluster-baseline, and compare nothing",
     ),
     Option(
+        "validate",
+        "--cluster-validate",
+        "",
+        "compare what each job asked for with what it was given and found, and fail its test where they differ",
+    ),
+    Option(
         "up",
         "--cluster-up",
         "",

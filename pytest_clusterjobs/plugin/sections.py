@@ -40,7 +40,8 @@ def sections_for(run: Run, jobs: list[Job[Any]]) -> list[tuple[str, str]]:
 
 def _rank(job: Job[Any]) -> int:
     state = job.record.state
-    return 2 if state is JobState.COMPLETED else 0 if state.is_terminal else 1
+    is_valid = job.validation is None or job.validation.success
+    return 2 if state is JobState.COMPLETED and is_valid else 0 if state.is_terminal else 1
 
 
 def _describe(run: Run, job: Job[Any]) -> str:
@@ -71,6 +72,8 @@ def describe(run: Run, job: Job[Any]) -> str:
     if record.submit_command:
         lines.append(f"submitted:  {record.submit_command}")
     lines.append(f"directory:  {record.directory or 'none'}{_keeping(run, job)}")
+    if job.validation is not None and not job.validation:
+        lines.append(f"validation: {job.validation}")
     return "\n".join(lines + _tails(job))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pytest_clusterjobs.core.units import format_duration
-from pytest_clusterjobs.reports import digest
+from pytest_clusterjobs.reports import digest, usage
 from pytest_clusterjobs.reports.model import ReportedTest, RunReport
 
 _MAX_LISTED = 10
+_MAX_HINTS = 3
 
 
 def summary_lines(report: RunReport) -> list[str]:
@@ -38,9 +39,12 @@ def _backend_lines(backend: digest.BackendDigest) -> list[str]:
         queued, run = backend.total("queue_time_s"), backend.total("run_time_s")
         line += "" if queued is None else f", queued {format_duration(queued)}"
         line += "" if run is None else f", ran {format_duration(run)}"
+    used = usage.usage_line(backend.jobs)
+    lines = [line, *([f"  {used}"] if used else [])]
+    lines += [f"  hint: {hint}" for hint in usage.hint_lines(backend.jobs, _MAX_HINTS)]
     troubled = [test for test in backend.tests if test.is_infrastructure]
     skipped = [test for test in backend.tests if test.outcome == "skipped"]
-    return [line, *_reasons("  cluster trouble", troubled), *_reasons("  skipped", skipped)]
+    return [*lines, *_reasons("  cluster trouble", troubled), *_reasons("  skipped", skipped)]
 
 
 def _reasons(title: str, tests: Iterable[ReportedTest]) -> list[str]:

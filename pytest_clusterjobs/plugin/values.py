@@ -70,6 +70,8 @@ class Values(NamedTuple):
     baseline: str = ""
     #: Write that file.
     baseline_update: bool = False
+    #: Validate every job of every test.
+    validate: bool = False
     #: Boot throw-away clusters around the run.
     up: bool = False
     #: Where each of these that was given comes from.
@@ -179,5 +181,6 @@ _PARSERS: dict[str, Callable[[Given], Any]] = {
     "report": _reports,
     "baseline": _path,
     "baseline_update": _switch,
+    "validate": _switch,
     "up": _switch,
 }
