@@ -134,6 +134,7 @@ def giving_away(
     monkeypatch.setenv("PATH", f"{vault}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(vault))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
     for name in ("LOCAL", "SLURM"):
         monkeypatch.setenv(f"CLUSTERJOBS_{name}_TOKEN", TOKEN)
     (project.path / "clusterjobs.yaml").write_text(
@@ -144,7 +145,8 @@ def giving_away(
 
 
 OPTIONS = [
-    "-rA", "--showlocals", "--cluster-keep=always", "--cluster-report=reports/run.json", "--junit-xml=reports/run.xml",
+    "-rA", "--showlocals", "--cluster-keep=always", "--cluster-report=reports/run.json",
+    "--cluster-report=reports/run.md", "--cluster-report=reports/run.html", "--junit-xml=reports/run.xml",
     "--log-file=reports/run.log", "--log-file-level=DEBUG", "-o", "junit_logging=all",
 ]  # fmt: skip
 
@@ -164,7 +166,8 @@ def check(project: pytest.Pytester, result: pytest.RunResult, *others: Path) -> 
         assert name in notes
     report = json.loads((project.path / "reports/run.json").read_text())
     assert "***" in json.dumps(report["tests"])
-    assert "the token is ***" in (project.path / "reports/run.log").read_text()
+    for name in ("reports/run.md", "reports/run.html", "reports/run.xml", "reports/run.log", "summary.md"):
+        assert "***" in (project.path / name).read_text(), name
     (kept,) = project.path.glob(".clusterjobs/*/*/*test_passes*/stdout.log")
     assert kept.read_text() == "nothing to hide\n"
 
