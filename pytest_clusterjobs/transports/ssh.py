@@ -30,7 +30,7 @@ from pytest_clusterjobs.core.errors import (
 from pytest_clusterjobs.transports import ssh_scripts as scripts
 from pytest_clusterjobs.transports import ssh_tar
 from pytest_clusterjobs.transports.base import Channel, CommandResult, FarTransport
-from pytest_clusterjobs.transports.ssh_exchange import BrokenExchange, Exchange
+from pytest_clusterjobs.transports.ssh_exchange import BrokenExchange, Exchange, OutOfTime
 from pytest_clusterjobs.transports.ssh_master import Master
 
 __tracebackhide__ = True
@@ -257,6 +257,8 @@ class SSHTransport(FarTransport):
         """Run a script there and let ``use`` read it, when it is our turn."""
         deadline = time.monotonic() + timeout_s
         late = CommandTimeout(f"{what} on {self.host} did not end within {timeout_s:g} s and was killed", command=what)
+        full = ConnectionLost(f"{self.host} takes no more sessions (MaxSessions of its sshd)", command=what)
+        was_refused = False
         if not self._slots.acquire(timeout=timeout_s):
             raise late
         try:
@@ -268,11 +270,14 @@ class SSHTransport(FarTransport):
                     except BrokenExchange as error:
                         if error.has_begun or _REFUSED not in error.words:
                             raise self._lost(what, error.words) from None
-                    except TimeoutError:
+                        was_refused = True
+                    except OutOfTime:
+                        if was_refused and not exchange.stdout.has_begun:
+                            raise full from None
                         late.stderr = exchange.stderr.take(1 << 16).decode(errors="replace")
                         raise late from None
                 if time.monotonic() + _REFUSED_PAUSE_S > deadline:
-                    raise ConnectionLost(f"{self.host} takes no more sessions (MaxSessions of its sshd)", command=what)
+                    raise full
                 time.sleep(_REFUSED_PAUSE_S)
         finally:
             self._slots.release()

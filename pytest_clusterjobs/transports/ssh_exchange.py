@@ -23,6 +23,10 @@ _TAIL = 64
 _LINGER_S = 1.0
 
 
+class OutOfTime(Exception):
+    """The deadline passed."""
+
+
 class BrokenExchange(Exception):
     """The far command's end was not seen. ``words`` are ssh's; ``has_begun``: the far shell was heard of."""
 
@@ -138,7 +142,7 @@ class Exchange:
         """Wait for the end; give the exit code and what is left of both streams.
 
         Raises:
-            TimeoutError: The deadline passed.
+            OutOfTime: The deadline passed.
             BrokenExchange: The connection did.
         """
         while not self._is_over():
@@ -152,7 +156,7 @@ class Exchange:
         """Give that many bytes of standard output, or fewer at its end.
 
         Raises:
-            TimeoutError: The deadline passed.
+            OutOfTime: The deadline passed.
             BrokenExchange: The connection did.
         """
         while self.stdout.available() < count and self.stdout.code is None:
@@ -166,7 +170,7 @@ class Exchange:
         """Move what can be moved; wait for it if nothing can."""
         left_s = until - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError
+            raise OutOfTime
         if not self._open_outputs:
             begun = self.stdout.has_begun or self.stderr.has_begun
             raise BrokenExchange(self.stderr.seen().strip() or self.stdout.seen().strip(), begun)
@@ -209,7 +213,7 @@ class Exchange:
     def _close(self, *, graceful: bool) -> None:
         process = self._process
         if graceful:  # so that the far side's session is over too: their number is limited
-            with suppress(TimeoutError, BrokenExchange):
+            with suppress(OutOfTime, BrokenExchange):
                 until = time.monotonic() + _LINGER_S
                 while self._open_outputs:
                     self._step(until)

@@ -69,7 +69,7 @@ def command(mark: str, argv: Sequence[str], stdin_bytes: int, env: Mapping[str, 
     The one who reads standard input feeds the command from it, and then waits for its end.
     """
     feed = f"head -c {stdin_bytes}; " if stdin_bytes else ""
-    start = f"{_FIND}{_setting(mark, env, cwd)}{_execute(mark, argv)}"
+    start = f"{_FIND}{_setting(mark, env, cwd)}{_execute(argv, f'{mark}?')}"
     # To kill the shell that waits for both ends the one who watches, once sshd has closed our standard input.
     run = f"exec 3<&-; ({start}); c=$?; kill -9 $$; {_end(mark)}"
     return f"{_begin(mark)}exec 3<&0; {{ {feed}{_WATCH}; }} <&3 2>/dev/null | {{ {run}; }}"
@@ -79,7 +79,8 @@ def channel(mark: str, argv: Sequence[str]) -> str:
     """Run a command on the session's own streams; a while after its standard input closes it is killed."""
     # The one who reads standard input says who it is, so that it ends with the command, whose exit code is then ours.
     feed = f"sh -c 'echo $PPID'; cat; exec >&-; sleep {GRACE_S}; {_KILL}"
-    run = f"read -r w; exec 3<&-; ({_FIND}{_execute(mark, argv)}) 2>&4 4>&-; c=$?; kill -9 $w; exit $c"
+    start = _FIND + _execute(argv, f"{argv[0]} not found on PATH")
+    run = f"read -r w; exec 3<&-; ({start}) 2>&4 4>&-; c=$?; kill -9 $w; exit $c"
     return f"{_begin(mark)}exec 3<&0 4>&2 2>/dev/null; {{ {feed}; }} <&3 4>&- | {{ {run}; }}"
 
 
@@ -125,8 +126,9 @@ def receive(directory: str, nonce: str, place: str) -> str:
     """
     t = path(f"{directory}/.clusterjobs-{nonce}")
     return (
-        f't={t}; place() {{ {place}; }}; mkdir "$t" || exit; '
-        'tar -C "$t" -xof - && [ -f "$t/end" ] && . "$t/end" && [ -n "$whole" ]; c=$?; rm -rf "$t"; exit $c'
+        f't={t}; whole=; place() {{ {place}; }}; mkdir "$t" || exit; '
+        '(CDPATH= cd "$t" && exec tar -xof -) && [ -f "$t/end" ] && . "$t/end" && [ -n "$whole" ]; '
+        'c=$?; rm -rf "$t"; exit $c'
     )
 
 
@@ -138,7 +140,7 @@ def receive_files(directory: str, nonce: str) -> str:
 
 def receive_tree(directory: str, nonce: str) -> str:
     """Unpack files and folders; what is there by their names goes."""
-    place = 'mkdir -p "${2%/*}" && if [ -d "$2" ]; then rm -rf "$2"; fi && mv -f "$t/$1" "$2"'
+    place = 'mkdir -p "${2%/*}" && if [ -d "$2" ] || [ -d "$t/$1" ]; then rm -rf "$2"; fi && mv -f "$t/$1" "$2"'
     return f"{_ENGLISH}mkdir -p {path(directory)} || exit; {receive(directory, nonce, place)}"
 
 
@@ -152,9 +154,11 @@ def send(directory: str, names: Sequence[str]) -> str:
     """Pack those of the names that are there; an empty output where none is."""
     choose = 'if [ -e "$f" ] || [ -L "$f" ]; then set -- "$@" "$f"; fi'
     words = " ".join(shlex.quote(f"./{name}") for name in names)
+    # GNU tar reads backslashes in names as C does, unless told not to; others know no such option.
+    literal = "case $(tar --version 2>&1) in *GNU*) u=--no-unquote;; esac; " if "\\" in words else ""
     return (
-        f"{_ENGLISH}CDPATH= cd {path(directory)} 2>/dev/null || exit 0; set --; "
-        f'for f in {words}; do {choose}; done; [ $# -gt 0 ] || exit 0; tar -cf - "$@"'
+        f"{_ENGLISH}[ -d {path(directory)} ] || exit 0; CDPATH= cd {path(directory)} || exit; u=; set --; "
+        f'for f in {words}; do {choose}; done; [ $# -gt 0 ] || exit 0; {literal}tar $u -cf - "$@"'
     )
 
 
@@ -174,10 +178,10 @@ def _setting(mark: str, env: Mapping[str, str] | None, cwd: str | None) -> str:
     return change + "".join(f"export {name}={_word(value)}; " for name, value in wanted.items())
 
 
-def _execute(mark: str, argv: Sequence[str]) -> str:
+def _execute(argv: Sequence[str], complaint: str) -> str:
     program = f"./{argv[0]}" if argv[0].startswith("-") else argv[0]
     words = " ".join(map(_word, [program, *argv[1:]]))
-    return f"has {_word(program)} || {{ echo '{mark}?' >&2; exit 127; }}; exec {words}"
+    return f"has {_word(program)} || {{ printf '%s\\n' {_word(complaint)} >&2; exit 127; }}; exec {words}"
 
 
 def _word(text: str) -> str:
