@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from pytest_clusterjobs.plugin import rerun
+from pytest_clusterjobs.plugin import rerun, xdist
 from pytest_clusterjobs.plugin.session import ClusterSession
 from pytest_clusterjobs.reports import files
 from pytest_clusterjobs.reports.model import RunReport
@@ -38,7 +38,7 @@ def publish(session: ClusterSession, report: RunReport, where: Destinations) -> 
     Returns:
         The report with the command that runs again what failed, and what could not be written.
     """
-    problems: list[str] = []
+    problems = _update_baseline(session, report)
     command, listed = rerun.command(session, [test.nodeid for test in report.failures], where.paths)
     report = replace(report, rerun=command).cleaned()
     if listed:
@@ -48,6 +48,18 @@ def publish(session: ClusterSession, report: RunReport, where: Destinations) -> 
     if where.step_summary and report.is_about_clusters:
         problems += _try(where.step_summary, lambda path: _append_summary(report, path))
     return replace(report, problems=(*report.problems, *problems)), problems
+
+
+def _update_baseline(session: ClusterSession, report: RunReport) -> list[str]:
+    values = session.values
+    if not values.baseline_update or session.config.option.collectonly:
+        return []
+    from pytest_clusterjobs.plugin.performance import read_references
+    from pytest_clusterjobs.reports import performance
+
+    tests = tuple(replace(test, nodeid=xdist.id_without_group(session.config, test.nodeid)) for test in report.tests)
+    known = read_references(session)
+    return _try(values.baseline, lambda path: performance.update(path, known, replace(report, tests=tests)))
 
 
 def _try(path: str, write: Callable[[str], object]) -> list[str]:

@@ -45,6 +45,7 @@ class _Seen:
     texts: list[str] = field(default_factory=list)
     reruns: int = 0
     job_ids: list[str] = field(default_factory=list)
+    figures: tuple[dict[str, Any], ...] = ()
 
 
 class Reporter:
@@ -105,6 +106,7 @@ class Reporter:
         seen.has_run |= report.when == "call"
         seen.is_cluster_test |= bool(facts.get("is_cluster_test"))
         seen.is_infrastructure |= bool(facts.get("infrastructure"))
+        seen.figures = tuple(facts.get("figures", seen.figures))
         for job in facts.get("jobs", ()):
             self._jobs[job["job_id"]] = job
             seen.job_ids.append(job["job_id"])
@@ -174,6 +176,7 @@ class Reporter:
             seen.has_run,
             "\n\n".join(seen.texts),
             seen.reruns,
+            seen.figures,
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

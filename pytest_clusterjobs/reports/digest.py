@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_clusterjobs.core.units import format_duration, format_memory
 from pytest_clusterjobs.reports.model import OUTCOMES, Job, ReportedTest, RunReport
@@ -43,17 +43,6 @@ class BackendDigest:
         return sum(known) if known else None
 
 
-class Usage(NamedTuple):
-    """What a job used of what it asked for, 1.0 being all of it. None where either is not known."""
-
-    #: CPU seconds of its run time on all its cores.
-    cpu: float | None
-    #: Its largest process of its memory.
-    memory: float | None
-    #: Its run time of its time limit.
-    time: float | None
-
-
 def by_backend(report: RunReport) -> list[BackendDigest]:
     """Give what ran where, one for each backend that has a test or a job."""
     tests: dict[str, list[ReportedTest]] = {}
@@ -70,20 +59,10 @@ def by_backend(report: RunReport) -> list[BackendDigest]:
     ]
 
 
-def usage(job: Job) -> Usage:
-    """Give what a job used of what it asked for."""
-    requested, metrics = job["requested"], job["metrics"]
-    run_time_s = metrics.get("run_time_s")
-    core_seconds = None if run_time_s is None else run_time_s * requested.get("cores", 1) * requested.get("nodes", 1)
-    return Usage(
-        _share(metrics.get("cpu_time_s"), core_seconds),
-        _share(metrics.get("max_rss_bytes"), requested.get("memory_bytes")),
-        _share(run_time_s, requested.get("time_limit_s")),
-    )
-
-
-def _share(used: float | None, of: float | None) -> float | None:
-    return None if used is None or not of else used / of
+def shares(job: Job) -> dict[str, float]:
+    """Give the parts of cores, memory and time that a job used of what it asked for, 1.0 for all; only known ones."""
+    parts = job.get("efficiency", {})
+    return {name: parts[name]["used"] / parts[name]["asked"] for name in ("cores", "memory", "time") if name in parts}
 
 
 def requested_text(job: Job) -> str:
@@ -125,7 +104,7 @@ def figure_text(figure: Any) -> str:
         "any" if figure[bound] is None else f"{number(figure[bound])} {figure['unit']}".rstrip()
         for bound in ("lower", "upper")
     )
-    return f"{text} (reference {number(figure['reference'])}, allowed {lower} to {upper})"
+    return f"{text} (reference {number(figure['reference'][0])}, allowed {lower} to {upper})"
 
 
 def number(value: float | None) -> str:

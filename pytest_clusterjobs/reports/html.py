@@ -98,7 +98,7 @@ def _rows(report: RunReport) -> list[Row]:
             digest.end_text(job),
             digest.requested_text(job),
             digest.used_text(job),
-            tuple((name, round(100 * share)) for name, share in digest.usage(job)._asdict().items() if share is not None),
+            tuple((name, round(100 * share)) for name, share in digest.shares(job).items()),
             tuple(_bars(report, job)),
         )
         for job in ordered

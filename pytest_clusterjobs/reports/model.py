@@ -189,7 +189,7 @@ def clean(text: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Leave out the middle of a text of more than ``limit`` characters: it begins with the place, and ends with logs."""
+    """Leave out the middle of a text of more than ``limit`` characters: it begins with the place and ends with logs."""
     if len(text) <= limit:
         return text
     head = limit // 4
