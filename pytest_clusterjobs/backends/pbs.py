@@ -1,6 +1,7 @@
 """OpenPBS and PBS Pro, 19 to 23.06.06 and newer: qsub, qselect with qstat, qdel; pbsnodes only to know the site.
 
-``cores`` become ``ncpus`` and, above 1, ``mpiprocs`` of a chunk, so that ``PBS_NODEFILE`` has a line for each core.
+``cores`` become ``ncpus`` of a chunk and, above 1, its ``mpiprocs`` and ``ompthreads``, so that ``PBS_NODEFILE`` has a
+line for each core, and ``NCPUS`` and ``OMP_NUM_THREADS`` are their number.
 ``memory`` is a chunk's ``mem``; PBS enforces it only where the site's execution daemons do (``$enforce mem``, cgroups).
 
 The environment of a job: ``PBS_JOBID`` (our record's native id), ``PBS_JOBNAME``, ``PBS_QUEUE``, ``PBS_NODEFILE``,
@@ -21,6 +22,7 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
+    Expectation,
     QueuedJob,
     Submission,
     Submitted,
@@ -37,13 +39,14 @@ from pytest_clusterjobs.backends.pbs_text import (
 )
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
-    CommandError,
     SpecError,
     StoreError,
     SubmitError,
     SubmitLimit,
     SubmitUnknown,
 )
+from pytest_clusterjobs.core.resources import Resources
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
@@ -83,8 +86,9 @@ class PbsBackend(BatchBackend):
     """OpenPBS and PBS Pro by their commands.
 
     ``constraint`` is added to the chunk: ``host=node7`` or ``cluster=fast:mem_type=hbm``. Jobs are not started again
-    after their node was lost (``-r n``). The environment travels in a file of the job's own, not by ``-V``, which loses
-    values with quotes and newlines and shows all of them to everybody who may see the job.
+    after their node was lost (``-r n``); elements of arrays may be, which PBS demands. The environment travels in a
+    file of the job's own, not by ``-V``, which loses values with quotes and newlines and shows all of them to everybody
+    who may see the job.
     """
 
     name: ClassVar[str] = "pbs"
@@ -124,7 +128,8 @@ class PbsBackend(BatchBackend):
         server = self._server(self.run_for_check(["qstat", "-B", "-f"], "the server does not answer"))
         if server.get("server_state", "Active") not in ("Active", "Idle", "Scheduling", "Hot_Start"):
             raise BackendUnavailable(f"the server is {server['server_state']}", self.name, "qstat -B -f")
-        if self._who()[1] == "0" and "acl_roots" not in server:
+        self._user = self._parse_id(self.run_for_check(["id"], "cannot find out who we are"))
+        if self._user[1] == "0" and "acl_roots" not in server:
             raise BackendUnavailable(
                 "PBS runs no jobs of root unless its server's acl_roots allows it; run as an ordinary user", self.name
             )
@@ -159,11 +164,15 @@ class PbsBackend(BatchBackend):
         if self._user is None:
             result = self.run(["id"])
             self.require_success(result, "cannot find out who we are")
-            found = re.match(r"uid=(\d+)(?:\((.*?)\))?", result.stdout)
-            if not found:
-                raise CommandError("id does not tell who we are", self.name, "id", result.stdout)
-            self._user = found[2] or found[1], found[1]
+            self._user = self._parse_id(result.stdout)
         return self._user
+
+    def _parse_id(self, text: str) -> tuple[str, str]:
+        """Read ``id``: name and number of the user."""
+        found = re.match(r"uid=(\d+)(?:\((.*?)\))?", text)
+        if not found:
+            raise BackendUnavailable("id does not tell who we are", self.name, "id", text)
+        return found[2] or found[1], found[1]
 
     # ------------------------------------------------------------ submission
 
@@ -282,6 +291,25 @@ class PbsBackend(BatchBackend):
                 log = self.transport.read(self._logs[native_id])
         return parse_log((log or b"").decode(errors="replace")) or next(iter(found), None)
 
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        manual = "qsub(1B) 23.06, Environment Variables"
+        contract = {
+            "PBS_JOBID": Expectation(native_id, source=manual),
+            "PBS_JOBNAME": Expectation(name, source=manual),
+            "PBS_O_WORKDIR": Expectation(source=manual),
+            "PBS_NODEFILE": Expectation(lines=spec.cores * spec.nodes, source="pbs_resources(7B), mpiprocs"),
+            "NCPUS": Expectation(str(spec.cores), source="pbs_resources(7B), ompthreads"),
+        }
+        if element := re.match(r"\d+\[(\d+)\]", native_id):
+            contract["PBS_ARRAY_INDEX"] = Expectation(element[1], source=manual)
+        if spec.partition is not None:
+            contract["PBS_QUEUE"] = Expectation(spec.partition.partition("@")[0], source=manual)
+        return {**super().expected_environment(native_id, name, spec), **contract}
+
+    def told_resources(self, environment: Mapping[str, str]) -> Resources:
+        cores = environment.get("NCPUS", "")
+        return Resources(int(cores) if cores.isdigit() else None, partition=environment.get("PBS_QUEUE"))
+
     def explain_sources(self) -> tuple[str, ...]:
         return ("qstat -x -f", _LOG)
 
@@ -334,7 +362,8 @@ def _directives(submission: Submission) -> list[str]:
     spec = submission.spec
     chunk = [f"ncpus={spec.cores}"]
     if spec.cores > 1:
-        chunk.append(f"mpiprocs={spec.cores}")
+        # pbs_resources(7B): mpiprocs, by default 1, are the lines of PBS_NODEFILE; ompthreads become NCPUS.
+        chunk += [f"mpiprocs={spec.cores}", f"ompthreads={spec.cores}"]
     if spec.memory_bytes is not None:
         chunk.append(f"mem={math.ceil(spec.memory_bytes / 2**20)}mb")
     if spec.gpus:
@@ -344,7 +373,8 @@ def _directives(submission: Submission) -> list[str]:
     lines = [
         f"-N {submission.name}",
         "-S /bin/bash",
-        "-r n",
+        # qsub refuses arrays that may not be started again, which some sites make the default (qsub(1B), -r).
+        "-r y" if submission.is_array else "-r n",
         "-m n",
         f"-l select={spec.nodes}:{':'.join(chunk)}",
     ]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from pytest_clusterjobs.backends.base import Partition
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
-from pytest_clusterjobs.core.units import parse_duration
+from pytest_clusterjobs.core.units import parse_duration, parse_memory
 
 # PBS Reference Guide 2022.1, "Job States" and "Job Array States", in its order; C is Torque's word for F.
 STATES: dict[str, JobState] = {
@@ -85,6 +87,26 @@ def parse_entries(text: str) -> Iterator[Entry]:
 
 def status_of(job: Mapping[str, str]) -> JobStatus:
     """Translate a job's attributes, by whatever command they were shown."""
+    return replace(_status_of(job), resources=counted_resources(job))
+
+
+def counted_resources(job: Mapping[str, str]) -> Resources:
+    """Read how the server counts a job's resources: all chunks together, and they are alike."""
+    asked = {name: job.get(f"Resource_List.{name}", "").strip() for name in ("nodect", "ncpus", "ngpus")}
+    count = {name: int(text) if text.isdigit() else None for name, text in asked.items()}
+    memory, limit = job.get("Resource_List.mem", "").strip(), job.get("Resource_List.walltime", "").strip()
+    nodes = count["nodect"] or 1
+    return Resources(
+        cores=None if count["ncpus"] is None else count["ncpus"] // nodes,
+        memory_bytes=parse_memory(memory) // nodes if re.fullmatch(r"[1-9]\d*([kmgt]?b)?", memory) else None,
+        gpus=None if count["ngpus"] is None else count["ngpus"] // nodes,
+        nodes=count["nodect"],
+        time_limit_s=parse_duration(limit) if re.fullmatch(r"\d+:\d\d:\d\d", limit) else None,
+        partition=job.get("queue", "").strip() or None,
+    )
+
+
+def _status_of(job: Mapping[str, str]) -> JobStatus:
     word = job.get("job_state", "").strip()
     comment = job.get("comment", "").strip()
     nodes = _nodes(job.get("exec_host", ""))

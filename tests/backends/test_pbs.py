@@ -152,12 +152,12 @@ def test_job_that_asks_for_nothing_is_one_core_that_runs_once_and_sends_no_mail(
 @pytest.mark.parametrize(
     ("asked_for", "said"),
     [
-        ({"cores": 4}, "-l select=1:ncpus=4:mpiprocs=4"),
+        ({"cores": 4}, "-l select=1:ncpus=4:mpiprocs=4:ompthreads=4"),
         ({"memory": "1GB"}, "-l select=1:ncpus=1:mem=1024mb"),
         ({"memory": 1}, "-l select=1:ncpus=1:mem=1mb"),
-        ({"memory": "1GB", "cores": 3}, "-l select=1:ncpus=3:mpiprocs=3:mem=1024mb"),
+        ({"memory": "1GB", "cores": 3}, "-l select=1:ncpus=3:mpiprocs=3:ompthreads=3:mem=1024mb"),
         ({"gpus": 2}, "-l select=1:ncpus=1:ngpus=2"),
-        ({"nodes": 2, "cores": 2}, "-l select=2:ncpus=2:mpiprocs=2"),
+        ({"nodes": 2, "cores": 2}, "-l select=2:ncpus=2:mpiprocs=2:ompthreads=2"),
         ({"nodes": 2}, "-l place=scatter"),
         ({"constraint": "host=node7:arch=linux"}, "-l select=1:ncpus=1:host=node7:arch=linux"),
         ({"time": "00:05:00"}, "-l walltime=00:05:00"),
@@ -166,6 +166,7 @@ def test_job_that_asks_for_nothing_is_one_core_that_runs_once_and_sends_no_mail(
         ({"queue": "workq"}, "-q workq"),
         ({"account": "physics"}, "-A physics"),
         ({"count": 3}, "-J 0-2"),
+        ({"count": 3}, "-r y"),
         ({"count": 3, "limit": 2}, "-J 0-2%2"),
         ({"extra_directives": ["-p -10"]}, "-p -10"),
     ],
@@ -726,8 +727,10 @@ def test_node_that_is_down_counts_and_offers_nothing() -> None:
 
 
 def test_user_whom_nobody_knows_is_an_error() -> None:
-    with pytest.raises(CommandError, match="who we are"):
-        backend(id=(0, "?\n", "")).query(PREFIX)
+    pbs = backend(id=(0, "?\n", ""))
+    for question in (pbs.check, lambda: pbs.query(PREFIX)):
+        with pytest.raises(BackendUnavailable, match="who we are"):
+            question()
 
 
 def test_version_is_read_from_pbs_alone() -> None:

@@ -186,6 +186,12 @@ def test_submissions_are_refused_with_the_recorded_words(replay: Replay) -> None
     assert replay.run("qstat").stdout == ""
 
 
+def test_array_that_may_not_be_started_again_is_refused(replay: Replay) -> None:
+    """Not recorded: qsub.c of PBS Pro 14 and newer has these words (norerunarray)."""
+    done = replay.run("qsub -r n -J 0-3 -- /bin/true")
+    assert (done.returncode, done.stderr) == (2, "qsub:  cannot submit non-rerunable Array Job\n")
+
+
 def test_odd_submissions_are_taken_as_they_were(replay: Replay) -> None:
     for case in ("10-bad-resource/12", "10-bad-resource/15", "10-bad-resource/16", "07-array/25", "07-array/26"):
         replay.compare(case)

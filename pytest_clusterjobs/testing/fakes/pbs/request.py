@@ -122,6 +122,8 @@ def _check_words(request: Request) -> None:
         raise Refusal(2, f"qsub: illegal -N value\n{USAGE}")
     if "J" in request.options:
         element_numbers(request.options["J"])
+        if request.options.get("r") == "n":  # qsub.c, norerunarray
+            raise Refusal(2, "qsub:  cannot submit non-rerunable Array Job\n")
     for part in _split_variables(request.options.get("v", "")):
         key, equals, value = part.partition("=")
         if '"' in value.replace('{"', "") or (not equals and key not in os.environ):
@@ -320,7 +322,7 @@ def _job(
         "PBS_NODENUM": "0",
         "PBS_TASKNUM": "1",
         "PBS_MOMPORT": "15003",
-        "NCPUS": cores,
+        "NCPUS": facts["chunk"].get("ompthreads", cores),
         "OMP_NUM_THREADS": facts["chunk"].get("ompthreads", cores),
     }
     if element is not None:
