@@ -80,12 +80,15 @@ class Redactor:
 
     def _overlap(self, part: str, *, at_end: bool) -> int:
         """Give how many characters at the end of a text begin a secret, or at its beginning end one."""
+        edge = part[-SHORTEST:] if at_end else part[:SHORTEST]
         longest = 0
-        for form in self._forms:
-            for length in range(min(len(form), len(part)), max(longest, SHORTEST - 1), -1):
-                if part.endswith(form[:length]) if at_end else part.startswith(form[-length:]):
-                    longest = length
-                    break
+        for form in self._forms if len(edge) == SHORTEST else ():
+            place = form.find(edge)
+            while place >= 0:
+                piece = form[: place + SHORTEST] if at_end else form[place:]
+                if part.endswith(piece) if at_end else part.startswith(piece):
+                    longest = max(longest, len(piece))
+                place = form.find(edge, place + 1)
         return longest
 
 

@@ -114,6 +114,9 @@ def adopt(run: Run, worker: str) -> list[str]:
             continue
         gone += [f"{name}:{native_id}" for native_id in living]
     Room.forget(run.store, worker)
+    for folder, _, files in os.walk(os.path.join(run.directory, worker)):
+        if ENVIRONMENT in files:
+            run.store.transport.remove(os.path.join(folder, ENVIRONMENT))  # values of env do not stay
     return gone
 
 

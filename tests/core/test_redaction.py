@@ -86,6 +86,7 @@ def test_what_is_left_around_an_ellipsis_goes_too() -> None:
     told = redactor.redact(f"token = 'Bearer {long[:100]}...{long[-90:]}' and {long[:8]}... then...")
     assert told == "token = 'Bearer ...' and ... then..."
     assert redactor.redact(f"{long[:5]}...") == f"{long[:5]}..."
+    assert redactor.redact(f"{long[3:60]}...{long[:9]}") == f"{long[3:60]}...{long[:9]}"  # begins and ends no secret
 
 
 def test_bytes_and_nested_values(redactor: Redactor) -> None:

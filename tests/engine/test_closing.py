@@ -193,6 +193,17 @@ def test_jobs_of_a_killed_worker_are_cancelled_and_its_room_is_given_back(stage:
     assert [job.native_id for job in jobs] == ["1", "2"]
 
 
+def test_environments_that_a_killed_worker_left_do_not_stay(stage: Stage) -> None:
+    controller, dead = stage.open(), stage.open("gw1")
+    job = dead.submit_command("true", JobSpec())
+    stage.runs.remove(dead)
+    environment = Path(job.record.directory, ENVIRONMENT)
+    environment.write_text("export TOKEN=of-nobody\n")
+    controller.adopt_dead_worker("gw1")
+    assert not environment.exists()
+    assert Path(job.record.directory, "order.json").exists()
+
+
 def test_journal_that_was_cut_off_is_read_as_far_as_it_goes(stage: Stage) -> None:
     controller, dead = stage.open(), stage.open("gw1")
     dead.submit_command("true", JobSpec())
