@@ -23,6 +23,7 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
+    Expectation,
     QueuedJob,
     Submission,
     Submitted,
@@ -46,6 +47,8 @@ from pytest_clusterjobs.core.errors import (
     SubmitUnknown,
 )
 from pytest_clusterjobs.core.naming import nearest
+from pytest_clusterjobs.core.resources import Resources
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
@@ -127,8 +130,7 @@ class LsfBackend(BatchBackend):
         for command in ("bsub", "bjobs", "bkill"):
             self._require(command)
         about = self.run_for_check(["lsid"], "LSF does not answer")
-        queues = self.run_for_check(["bqueues"], "the batch daemon does not answer")
-        long = self.run_for_check(["bqueues", "-l"], "cannot read the queues' limits")
+        queues = parse_queues(self.run_for_check(["bqueues", "-l"], "the batch daemon does not answer"))
         self._hosts = parse_hosts(self.run_for_check(["bhosts"], "cannot read the hosts"))
         self._parameters = self.run_for_check(["bparams", "-l"], "cannot read MAX_JOB_ARRAY_SIZE")
         cores = self._largest_host() or parse_cores(self.run_for_check(["lshosts"], "cannot read the hosts' cores"))
@@ -139,7 +141,7 @@ class LsfBackend(BatchBackend):
             len(self._hosts),
             cores,
             None,
-            parse_queues(queues, long),
+            queues,
             self.array_limit(),
             f"cluster {cluster[1] if cluster else '?'}; time limits are whole minutes",
         )
@@ -328,6 +330,29 @@ class LsfBackend(BatchBackend):
         if result.returncode and not _UNKNOWN_JOB.search(result.stderr + result.stdout):
             self.require_success(result, f"cannot ask about job {native_id}")
         return parse_prose(result.stdout, native_id, self._names.get(native_id.partition("[")[0], ""))
+
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        manual = "Spectrum LSF 10.1, environment variables set for job execution"
+        job, bracket, rest = native_id.partition("[")
+        index = rest.rstrip("]") or "0"
+        hosts = rf"\S+ {spec.cores}" + rf"( \S+ {spec.cores}){{{spec.nodes - 1}}}"
+        contract = {
+            "LSB_JOBID": Expectation(job, source=manual),
+            "LSB_JOBINDEX": Expectation(index, source=manual),
+            "LSB_JOBNAME": Expectation(f"{name}[{index}]" if bracket else name, source=manual),
+            "LSB_MCPU_HOSTS": Expectation(pattern=hosts + r"\s*", source=manual),
+        }
+        if spec.partition is not None:  # of several, the one that could start it
+            any_of = "|".join(map(re.escape, spec.partition.split(",")))
+            contract["LSB_QUEUE"] = Expectation(pattern=any_of, source=manual)
+        return {**super().expected_environment(native_id, name, spec), **contract}
+
+    def told_resources(self, environment: Mapping[str, str]) -> Resources:
+        hosts = environment.get("LSB_MCPU_HOSTS", "").split()  # name, slots, name, slots, ...
+        slots = [int(each) for each in hosts[1::2] if each.isdigit()]
+        return Resources(
+            cores=slots[0] if slots else None, nodes=len(slots) or None, partition=environment.get("LSB_QUEUE")
+        )
 
     def explain_sources(self) -> tuple[str, ...]:
         return ("bjobs -l", "bhist -l")

@@ -262,20 +262,15 @@ def parse_run_limit(text: str) -> float | None:
 # ---------------------------------------------------------------- the site
 
 
-def parse_queues(table: str, long: str) -> tuple[Partition, ...]:
-    """Read ``bqueues`` and ``bqueues -l``."""
-    about = {}
-    for block in re.split(r"^QUEUE: ", long, flags=re.MULTILINE)[1:]:
-        queue, _, rest = block.partition("\n")
-        about[queue.strip()] = rest
+def parse_queues(text: str) -> tuple[Partition, ...]:
+    """Read ``bqueues -l``; the table of ``bqueues`` cuts long names."""
     partitions = []
-    for line in table.splitlines()[1:]:
-        words = line.split()
-        if len(words) >= 3:
-            told = about.get(words[0], "")
-            status = "up" if words[2] == "Open:Active" else words[2]
-            is_default = "This is the default queue" in told
-            partitions.append(Partition(words[0], is_default, None, parse_run_limit(told), status))
+    for block in re.split(r"^QUEUE: ", text, flags=re.MULTILINE)[1:]:
+        name, _, told = block.partition("\n")
+        row = re.search(r"^PRIO +NICE +STATUS .*\n *\S+ +\S+ +(\S+)", told, re.MULTILINE)
+        status = "up" if row is None or row[1] == "Open:Active" else row[1]
+        is_default = "This is the default queue" in told
+        partitions.append(Partition(name.strip(), is_default, None, parse_run_limit(told), status))
     return tuple(partitions)
 
 

@@ -754,7 +754,7 @@ def up(site: Path) -> None:
         says(site, command)
     for command, case in (("lsid", "ok"), ("bhosts", "ok"), ("lshosts", "ok"), ("bparams", "l")):
         says(site, command, recorded(f"{command} {case}"))
-    says(site, "bqueues", recorded("bqueues ok"))
+    says(site, "bqueues", recorded("bqueues l-normal"))
 
 
 def test_probe_tells_version_hosts_queues_and_limits(site: Path) -> None:
@@ -762,12 +762,7 @@ def test_probe_tells_version_hosts_queues_and_limits(site: Path) -> None:
     info = backend().check()
     assert (info.version, info.nodes, info.cores_per_node) == ("volclava project 2.2", 1, 4)
     assert (info.array_limit, info.detail) == (10000, "cluster rig; time limits are whole minutes")
-    assert [(queue.name, queue.status) for queue in info.partitions] == [
-        ("short", "up"),
-        ("normal", "up"),
-        ("held", "Open:Inact"),
-        ("closed", "Closed:Active"),
-    ]
+    assert info.partitions == (Partition("normal", True, None, None, "up"),)
 
 
 def test_hosts_without_a_limit_on_slots_are_told_by_their_cores(site: Path) -> None:
@@ -776,15 +771,20 @@ def test_hosts_without_a_limit_on_slots_are_told_by_their_cores(site: Path) -> N
     assert backend().check().cores_per_node == 2
 
 
-def test_default_queue_and_its_limit_are_known() -> None:
+def test_queues_are_known_with_their_state_and_limit() -> None:
     """The table of limits is that of bqueues(1)."""
     limits = "MAXIMUM LIMITS:\n RUNLIMIT                \n 90.0 min of lsfrig\n"
-    long = recorded("bqueues l-normal") + recorded("bqueues l-normal").replace(
-        "QUEUE: normal\n  -- default  This is the default queue.\n", f"QUEUE: short\n  -- Short jobs.\n{limits}"
+    normal = recorded("bqueues l-normal")
+    named = normal.replace(
+        "QUEUE: normal\n  -- default  This is the default queue.\n",
+        f"QUEUE: a_queue_of_a_long_name\n  -- Short.\n{limits}",
     )
-    short, normal = parse_queues(recorded("bqueues ok"), long)[:2]
-    assert short == Partition("short", False, None, 5400.0, "up")
-    assert normal == Partition("normal", True, None, None, "up")
+    shut = named.replace("Open:Active  ", "Closed:Active")
+    assert parse_queues(normal + named + shut) == (
+        Partition("normal", True, None, None, "up"),
+        Partition("a_queue_of_a_long_name", False, None, 5400.0, "up"),
+        Partition("a_queue_of_a_long_name", False, None, 5400.0, "Closed:Active"),
+    )
 
 
 def test_run_limit_is_found_beside_other_limits() -> None:
