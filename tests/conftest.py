@@ -44,6 +44,14 @@ def booted(kind: str, label: str = "lane", **options: Any) -> Iterator[RunningCl
         base.down(kind, name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have the pytests that tests run remember their runs here, not in the user's history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[RunningCluster]:
     """Give a real Slurm of four nodes whose controller turns every 50 ms instead of every second."""
