@@ -8,6 +8,7 @@ namespace. For servers from 1.20 on.
 from __future__ import annotations
 
 import http
+import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +20,7 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
+    Expectation,
     QueuedJob,
     Submission,
     Submitted,
@@ -36,6 +38,7 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobState, JobStatus
 from pytest_clusterjobs.transports.base import Transport
 
@@ -246,6 +249,14 @@ class KubernetesBackend(Backend):
 
     def _known(self, native_id: str) -> JobStatus | None:
         return None if self._tracker is None else self._tracker.status(native_id)
+
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        contract = {
+            "KUBERNETES_SERVICE_HOST": Expectation(source="Kubernetes, Accessing the API from a Pod"),
+            "POD_NAME": Expectation(pattern=re.escape(native_id) + r"-\w+", source="our manifest, the downward API"),
+            "POD_NAMESPACE": Expectation(self.namespace, source="our manifest, the downward API"),
+        }
+        return {**super().expected_environment(native_id, name, spec), **contract}
 
     def explain_sources(self) -> tuple[str, ...]:
         return ("the Job", "its pod", "the pod's log")

@@ -34,12 +34,13 @@ _log = logging.getLogger(__name__)
 _THREADS = 8
 _TICK_S = 0.25
 # A log is followed once a job has run so long; shorter ones are read at their end only, if at all.
-_FOLLOW_AFTER_S = 1.0
+_FOLLOW_AFTER_S = 2.0
 _FOLLOWERS = 32
 _SILENCE_S = 60.0
 # How long a pod may be kept from starting by something that may pass, as a registry that does not answer.
 _START_TROUBLE_S = 10.0
 _NO_POD_S, _ASK_AGAIN_S = 3.0, 10.0
+_NODES_S = 10.0
 _SWEEP_S = 30.0
 _RETRY_S = 2.0
 # How long the server may be out before what a job has printed, or its result, is given up.
@@ -66,8 +67,6 @@ class Entry:
     trouble_since: float | None = None
     is_node_silent: bool = False
     is_unschedulable: bool = False
-    has_asked_nodes: bool = False
-    asked_at: float = 0.0
     stream: Stream | None = None
     is_followed: bool = False
     followed_at: float = float("-inf")
@@ -97,6 +96,7 @@ class Tracker:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._swept = time.monotonic()
+        self._asked_events = self._asked_nodes = float("-inf")
         selector = f"{SESSION_LABEL}={session}"
         self._selector = selector
         self._watch = PodWatch(api, namespace, selector, self._on_pod, self._pods_now, self._on_list)
@@ -140,6 +140,10 @@ class Tracker:
             return any(
                 each.is_accepted and not each.is_settled for each in self._entries.values() if each is not besides
             )
+
+    def has_pods(self, besides: Entry) -> bool:
+        """Tell whether jobs of this process, besides one, have pods, which will make room."""
+        return any(each.pod for each in self._unsettled() if each is not besides)
 
     def do(self, task: Callable[..., None], *args: Any) -> None:
         """Have something done by another thread; its errors are logged."""
@@ -245,7 +249,15 @@ class Tracker:
         with self._lock:
             if not entry.is_settled and (not entry.is_ending or how == self._cancel):
                 entry.is_ending = True
-                self.do(how, entry, *args)
+                self.do(self._finish, entry, how, *args)
+
+    def _finish(self, entry: Entry, how: Callable[..., None], *args: Any) -> None:
+        try:
+            how(entry, *args)
+        except Exception as error:  # a job must end, whatever its pod has sent
+            _log.exception("kubernetes: the end of %s", entry.native_id)
+            detail = f"its end could not be taken in: {error!r}"
+            self._settle(entry, JobStatus(JobState.LOST, entry.status.native_word, ExitReason.LOST, detail), {})
 
     def _collect(self, entry: Entry, reading: PodReading) -> None:
         """Settle a job whose container has ended by itself, or was ended by its node."""
@@ -417,41 +429,45 @@ class Tracker:
                 continue
             if entry.trouble_since is not None and now - entry.trouble_since > _START_TROUBLE_S:
                 self._end(entry, self._give_up, entry.status)
-            elif entry.is_unschedulable and not entry.has_asked_nodes:
-                entry.has_asked_nodes = True
-                self.do(self._ask_nodes, entry)
-            elif not entry.pod and now - max(entry.submitted + _NO_POD_S, entry.asked_at + _ASK_AGAIN_S) >= 0:
-                entry.asked_at = now
-                self.do(self._ask_why_no_pod, entry)
+            elif entry.is_unschedulable and now - self._asked_nodes > _NODES_S:
+                self._asked_nodes = now
+                self.do(self._ask_nodes)
+            elif not entry.pod and now - entry.submitted > _NO_POD_S and now - self._asked_events > _ASK_AGAIN_S:
+                self._asked_events = now
+                self.do(self._ask_why_no_pod)
         if now - self._swept > _SWEEP_S:
             self._swept = now
             self.do(self._sweep)
 
-    def _ask_nodes(self, entry: Entry) -> None:
-        """End a job that asks for more cores than any node has. Who may not see the nodes lets it wait."""
+    def _ask_nodes(self) -> None:
+        """End the jobs that ask for more cores than any node has. Who may not see the nodes lets them wait."""
         try:
             nodes = self._api.request("GET", "/api/v1/nodes")["items"]
         except BackendError:
             return
-        if nodes and not fits_a_node(nodes, entry.cores):
-            self._end(entry, self._never_starts, f"no node has cores={entry.cores}; {entry.status.detail}")
+        for entry in self._unsettled():
+            if nodes and entry.is_unschedulable and not fits_a_node(nodes, entry.cores):
+                self._end(entry, self._never_starts, f"no node has cores={entry.cores}; {entry.status.detail}")
 
-    def _ask_why_no_pod(self, entry: Entry) -> None:
-        """Learn from the events why a Job makes no pod: a quota, or a policy of the namespace."""
+    def _ask_why_no_pod(self) -> None:
+        """Learn from the events why Jobs make no pods: a quota, or a policy of the namespace."""
         path = f"/api/v1/namespaces/{self._namespace}/events"
-        selector = f"involvedObject.kind=Job,involvedObject.name={entry.native_id},reason=FailedCreate"
         try:
-            events = self._api.request("GET", path, query={"fieldSelector": selector})["items"]
+            found = self._api.request(
+                "GET", path, query={"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
+            )
         except BackendError:
             return
-        if not events or entry.pod:
-            return
-        said = str(events[-1].get("message", ""))
-        status = JobStatus(JobState.PENDING, "FailedCreate", detail=f"FailedCreate: {said}")
-        with self._lock:
-            self._change(entry, status)
-        if not ("exceeded quota" in said and self.has_unfinished(entry)):
-            self._end(entry, self._give_up, status)
+        said = {each["involvedObject"]["name"]: str(each.get("message", "")) for each in found["items"]}
+        for entry in self._unsettled():
+            if entry.pod or entry.native_id not in said:
+                continue
+            why = said[entry.native_id]
+            status = JobStatus(JobState.PENDING, "FailedCreate", detail=f"FailedCreate: {why}")
+            with self._lock:
+                self._change(entry, status)
+            if not ("exceeded quota" in why and self.has_pods(besides=entry)):
+                self._end(entry, self._give_up, status)
 
     def _sweep(self) -> None:
         """Look for jobs that the server has no more and whose pods nobody has seen: the watch cannot tell of them."""

@@ -54,8 +54,8 @@ _SUFFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi")
 _POD_PROGRAM = Path(__file__).resolve().parent.parent / "node" / "pod.py"
 _RUN_ID = re.compile(r"cj-([0-9a-f]{8})-")
 
-# Fixed: the first process's own program comes with the payload.
-_BOOTSTRAP = (
+#: Fixed: the first process's own program comes with the payload.
+BOOTSTRAP = (
     "import os,sys,zlib;d=sys.argv[1];"
     "p=sorted((n for n in os.listdir(d) if n.startswith('part')),key=lambda n:int(n[4:]));"
     "b=zlib.decompress(b''.join(open(os.path.join(d,n),'rb').read() for n in p));"
@@ -205,7 +205,7 @@ def _pod(submission: Submission, native_id: str, options: KubernetesOptions, sec
     container = {
         "name": CONTAINER,
         "image": options.image,
-        "command": [submission.python, "-I", "-S", "-c", _BOOTSTRAP, _PAYLOAD],
+        "command": [submission.python, "-I", "-S", "-c", BOOTSTRAP, _PAYLOAD],
         "resources": _resources(submission, options),
         "env": [
             {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
