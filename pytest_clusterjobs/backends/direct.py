@@ -76,11 +76,6 @@ class JobTable:
         """Give the jobs that have not ended."""
         return [native_id for native_id in list(self._jobs) if self.is_alive(native_id)]
 
-    def cores(self, native_id: str) -> int:
-        """Give the cores that a job asks for."""
-        resources = self._jobs[native_id].status.resources
-        return (resources and resources.cores) or 1
-
     def has_started(self, native_id: str) -> bool:
         """Tell whether a job has left the queue."""
         return self._jobs[native_id].status.state is not JobState.PENDING

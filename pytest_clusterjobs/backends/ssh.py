@@ -25,6 +25,7 @@ from pytest_clusterjobs.backends.base import (
     BackendInfo,
     BackendSettings,
     Capability,
+    Expectation,
     QueuedJob,
     Submission,
     Submitted,
@@ -32,7 +33,8 @@ from pytest_clusterjobs.backends.base import (
 from pytest_clusterjobs.backends.batch import SCRIPT
 from pytest_clusterjobs.backends.ssh_link import HostLink, LinkOptions, Package
 from pytest_clusterjobs.core.errors import BackendUnavailable, ClusterJobsError, ConfigError, SpecError
-from pytest_clusterjobs.core.naming import nearest
+from pytest_clusterjobs.core.naming import nearest, slug
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
 from pytest_clusterjobs.core.units import parse_duration
 from pytest_clusterjobs.transports.base import Transport
@@ -132,6 +134,10 @@ class SshBackend(Backend):
     def explain(self, native_id: str) -> JobStatus | None:
         return self._jobs.status(native_id)
 
+    def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
+        ours = super().expected_environment(native_id, name, spec)
+        return {**ours, "SSH_CONNECTION": Expectation(source="ssh(1), ENVIRONMENT")}
+
     def explain_sources(self) -> tuple[str, ...]:
         return tuple(f"the job server on {host}" for host in self._ways)
 
@@ -195,7 +201,7 @@ class SshBackend(Backend):
             links = list(self._links.values())
             atexit.unregister(self.close)
             atexit.register(self.close)
-        deadline = now + self.settings.command_timeout_s
+        deadline = now + 2 * self.settings.command_timeout_s  # to be let in, and to be answered
         usable = [link for link in links if link.wait_ready(max(0.0, deadline - time.monotonic()))]
         if usable:
             return usable
@@ -204,10 +210,12 @@ class SshBackend(Backend):
         raise BackendUnavailable("; ".join(f"{link.host}: {_why(link)}" for link in links), self.name)
 
     def _link_options(self, host: str) -> LinkOptions:
-        settings = self.settings
+        settings, run_name = self.settings, self._run_name
+        if len(self._ways) > 1:  # they may see the same home directory
+            run_name = f"{run_name}.{list(self._ways).index(host)}-{slug(host)}"
         return LinkOptions(
             settings.workdir,
-            self._run_name,
+            run_name,
             settings.python,
             settings.command_timeout_s,
             self._slots.get(host, 0),
@@ -234,10 +242,7 @@ class SshBackend(Backend):
             Hosts with the numbers of their jobs, and how many of them may run at once.
         """
         limit = submission.max_concurrent
-        load = dict.fromkeys(links, 0)
-        for native_id in self._jobs.unfinished():
-            if self._link_of[native_id] in load:
-                load[self._link_of[native_id]] += self._jobs.cores(native_id)
+        load = {link: link.load for link in links}
         chosen = sorted(links, key=lambda link: load[link] / link.slots)[: limit or len(links)]
         shares: dict[HostLink, list[int]] = {}
         for index in range(len(submission.directories)):

@@ -45,6 +45,9 @@ _FETCH_TRIES = 3
 _RESULT = "result.cj"
 _LEFT = frozenset({"start.json", "stdout.log", "stderr.log", _RESULT})
 
+#: Runs a text from standard input, so that no process list shows it. Read by any Python; imports nothing of a login's.
+_BOOT = "import sys; exec(eval(sys.stdin.readline()))"
+
 #: Tells what became of a job: its id, the server's word, its exit code, more about it.
 OnWord = Callable[[str, str, "int | None", str], None]
 
@@ -131,6 +134,12 @@ class HostLink:
         """The cores that jobs can get there."""
         cores = int(self.facts["cores"]) if self.facts else 0
         return min(cores, self._options.slots or cores)
+
+    @property
+    def load(self) -> int:
+        """The cores that its unfinished jobs ask for together."""
+        with self._lock:
+            return sum(int(package.message["shape"]["count"]) for package in self._packages.values())
 
     @property
     def keeper(self) -> str:
@@ -237,7 +246,8 @@ class HostLink:
         if options.python.startswith("~/"):
             python = ["sh", "-c", 'exec "$HOME/$0" "$@"', options.python[2:]]
         words = [options.workdir or WORKDIR, options.run_name, stamp, json.dumps(keeper)]
-        wire = Wire(self.transport.open([*python, "-u", "-c", boot, *words]), self._bell.fileno())
+        wire = Wire(self.transport.open([*python, "-u", "-c", _BOOT, *words]), self._bell.fileno())
+        wire.write(ascii(boot).encode() + b"\n")
         try:
             self._speak(wire)
         finally:
@@ -304,14 +314,15 @@ class HostLink:
         elif "refused" in message:
             raise BackendUnavailable(f"{self.host}: {message['refused']}", "ssh")
         elif "hello" in message:
-            self._greet(message)
+            self._greet(wire, message)
         elif "logs" in message:
             self._take_logs(message)
         elif "id" in message:
             self._hear(message)
 
-    def _greet(self, hello: Mapping[str, Any]) -> None:
+    def _greet(self, wire: Wire, hello: Mapping[str, Any]) -> None:
         if self._options.slots > hello["cores"]:
+            wire.send({"close": 1})
             raise BackendUnavailable(
                 f"{self.host}: slots={self._options.slots}, and it has {hello['cores']} cores", "ssh"
             )
@@ -346,7 +357,7 @@ class HostLink:
 
     def _bring(self, message: Mapping[str, Any], directory: str) -> None:
         """Have here what a job has left, and then tell how it ended."""
-        native_id, word, code, detail = message["id"], message["word"], message["code"], message["detail"]
+        native_id, word, code, detail = message["id"], message["word"], message.get("code"), message["detail"]
         try:
             if message["large"]:
                 self._fetch(native_id, directory, message["large"])
@@ -432,6 +443,8 @@ def _write(directory: str, files: Mapping[str, str]) -> None:
     """Write what a job has left; its result last, and whole."""
     for name in sorted(_LEFT & files.keys(), key=lambda name: name == _RESULT):
         path = os.path.join(directory, name)
-        with open(os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        new = f"{path}.tmp" if name == _RESULT else path
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(base64.b64decode(files[name]))
-        os.replace(f"{path}.tmp", path)
+        if new != path:
+            os.replace(new, path)

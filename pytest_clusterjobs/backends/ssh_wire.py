@@ -41,8 +41,12 @@ class Wire:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Have a message sent, now or during the next turns."""
-        self._unsent += json.dumps(message).encode() + b"\n"
-        self._write()
+        self.write(json.dumps(message).encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
+        """Have bytes sent, as `send` does."""
+        self._unsent += data
+        self._flush()
 
     def turn(self, timeout_s: float) -> list[dict[str, Any]]:
         """Wait until something happens, at most so long, and give the messages that came."""
@@ -53,7 +57,7 @@ class Wire:
             elif descriptor == self._stderr:
                 self._hear()
             elif descriptor == self._stdin:
-                self._write()
+                self._flush()
         return messages
 
     def last_words(self) -> str:
@@ -82,7 +86,7 @@ class Wire:
         for stream in self._streams[1:]:
             stream.close()
 
-    def _write(self) -> None:
+    def _flush(self) -> None:
         try:
             while self._unsent:
                 self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]

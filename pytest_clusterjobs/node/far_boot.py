@@ -1,4 +1,5 @@
-"""The first that runs on another host: ``python -u -c THIS WORKDIR NAME STAMP OPTIONS``.
+"""The first that runs on another host: ``python -u -c BOOT WORKDIR NAME STAMP OPTIONS``, where BOOT runs this text as
+it comes on standard input.
 
 Makes the run's directory there, takes the files that run jobs from standard input where they are missing, starts the
 keeper (``far_keeper.py``) unless it runs, hands it both of its streams, and waits until it is let go. Each line that it

@@ -26,7 +26,7 @@ from typing import Any, Dict, List, Optional, Set
 LEFT = ("start.json", "stdout.log", "stderr.log", "result.cj")
 #: A file of up to so many bytes goes into the message itself; a larger one is left to be fetched.
 INLINE_BYTES = 256 * 1024
-#: What is needed no longer when the end of a job was acknowledged.
+#: What, when it is large, is removed as soon as the end of a job was acknowledged: its result, whole or not.
 _DONE_WITH = ("result.cj", "arguments.pkl")
 #: The default work directory, which is removed when it is empty; one that a user has named is not.
 _OWN_WORKDIR = ".clusterjobs"
@@ -249,18 +249,13 @@ class Keeper:
         for native_id, _, own in tasks:
             directory = self._directories[native_id]
             own["CLUSTERJOBS_LOCAL_SLOTS"] = os.path.join(directory, "slots")
-            made.append((native_id, directory, os.path.join(directory, "exit_code"), own))
+            made.append((native_id, directory, "", own))
         self._order({"submit": message["submit"], "tasks": made, "limit": message["limit"], "shape": shape})
 
     def _forget(self, native_ids: List[str]) -> None:
         for native_id in native_ids:
             self._words.pop(native_id, None)
-            directory = self._directories.pop(native_id, None)
-            for name in _DONE_WITH if directory else ():
-                try:
-                    os.unlink(os.path.join(str(directory), name))
-                except OSError:
-                    pass
+            remove_large(self._directories.pop(native_id, ""))
 
     # ------------------------------------------------------------ the job server
 
@@ -393,7 +388,7 @@ def slots_folder() -> str:
 
 
 def read_files(directory: str, names: Any) -> Dict[str, Any]:
-    """Give files of a directory: ``files`` with what is in the small ones, ``large`` with the names of the others."""
+    """Give files of a directory: ``files`` with what is in the small ones, ``large`` with the names of large ones."""
     files: Dict[str, str] = {}
     large: Set[str] = set()
     for name in names:
@@ -407,9 +402,19 @@ def read_files(directory: str, names: Any) -> Dict[str, Any]:
                 continue
             if status.st_size > INLINE_BYTES:
                 large.add(name)
-            else:
+            elif status.st_size:
                 files[name] = base64.b64encode(file.read()).decode()
     return {"files": files, "large": sorted(large)}
+
+
+def remove_large(directory: str) -> None:
+    """Remove what takes much room in the directory of a job that has ended."""
+    try:
+        for entry in os.scandir(directory):
+            if entry.name.startswith(_DONE_WITH) and entry.stat().st_size > INLINE_BYTES:
+                os.unlink(entry.path)
+    except OSError:  # the job has removed it
+        pass
 
 
 def write_files(files: Dict[str, str]) -> None:
@@ -418,8 +423,9 @@ def write_files(files: Dict[str, str]) -> None:
     Raises:
         OSError: One cannot be written.
     """
+    for folder in {os.path.dirname(path) for path in files}:
+        os.makedirs(folder, 0o700, exist_ok=True)
     for path, text in files.items():
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(base64.b64decode(text))
 

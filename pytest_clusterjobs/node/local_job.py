@@ -30,7 +30,7 @@ class Task:
     native_id: str
     #: The job's directory.
     directory: str
-    #: File for the exit code.
+    #: File for the exit code, "" for none.
     marker: str
     #: What its environment has beyond that of its submission.
     own_environment: dict[str, str]

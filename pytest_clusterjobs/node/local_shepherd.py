@@ -126,6 +126,7 @@ class Supervision:
         code = None
         if self._status is not None:
             code = os.waitstatus_to_exitcode(self._status)
+        if code is not None and self.task.marker:
             try:
                 runner.write_atomically(self.task.marker, str(code if code >= 0 else 128 - code).encode(), fsync=False)
             except OSError as error:  # its folder was removed: the report still goes out

@@ -40,6 +40,25 @@ class TestSlurmOverSsh(BackendConformance, backend="site"):
         return {"site": place}.__getitem__
 
 
+@pytest.mark.cluster_lane("sshd")
+class TestSsh(BackendConformance, backend="ssh"):
+    hosts: ClassVar[tuple[str, ...]] = ("clusterjobs",)
+
+    @pytest.fixture
+    def cluster_environment(self, sshd: RunningCluster) -> None: ...
+
+    @pytest.fixture
+    def places(self, tmp_path: Path) -> Iterator[Callable[[str], Place]]:
+        there = tmp_path / "there"
+        place = Place("ssh", "ssh", host=self.hosts, workdir=str(there), python=sys.executable)
+        yield {"ssh": place}.__getitem__
+        assert list(there.glob("*")) == []
+
+
+class TestSshOnTwoHosts(TestSsh, backend="ssh"):
+    hosts: ClassVar[tuple[str, ...]] = ("clusterjobs-1", "clusterjobs-2")
+
+
 @pytest.mark.cluster_lane("sge")
 class TestSge(BackendConformance, backend="sge"):
     @pytest.fixture
