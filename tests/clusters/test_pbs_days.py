@@ -122,6 +122,16 @@ def test_queue_that_is_not_there_is_refused_and_named(run: Run) -> None:
         command(run, "true", queue="nosuch").result(30)
 
 
+def test_job_that_a_job_submits_outlives_it(run: Run, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    outer = command(run, f"qsub -j oe -o /dev/null -N inner -- /bin/sh -c 'sleep 2; touch {made}'")
+    inner = outer.result(30).stdout.strip()
+    assert inner
+    wait_for(lambda: f"{inner} " not in pbs_command("qstat"))
+    assert made.exists()
+    assert "Exit_status = 0" in pbs_command("qstat", "-x", "-f", inner)
+
+
 # ---------------------------------------------------------------- how PBS ends a job
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -455,6 +456,18 @@ def test_nothing_is_left_when_the_fake_goes(tmp_path: Path) -> None:
         replay.run("qsub -J 0-9 stay.sh")
         wait_for(lambda: len(with_word(token)) == 6)
     wait_for(lambda: not with_word(token), 10)
+
+
+def test_nothing_is_left_when_the_fake_goes_after_somebody_killed_what_watches_a_job(tmp_path: Path) -> None:
+    token = f"fake-pbs-alone-{os.getpid()}"
+    with fake_pbs(tmp_path / "pbs") as place:
+        Replay(place, tmp_path / "home").run(f"qsub -- /bin/sh -c 'sleep 300; :' {token}")
+        wait_for(lambda: with_word(token))
+        with place.cluster.look() as queue:
+            (job,) = queue.jobs("running")
+        assert job.shepherd is not None
+        os.kill(job.shepherd, signal.SIGKILL)
+    wait_for(lambda: not with_word(token))
 
 
 def test_nothing_is_left_when_its_owner_is_killed(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ _SINGLE = -1
 _SETTINGS = {"slots": 1, "is_scheduling": True, "is_closing": False, "end_delay_s": 0.0}
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _OWNER_CHECK_S = 2.0
+_FORK_S = 2.0
 
 
 @dataclass(slots=True)
@@ -97,6 +98,8 @@ class FakeJob:
     shepherd: int | None = None
     #: The job's first process, its session's leader; None before it runs.
     pid: int | None = None
+    #: When that process started, in the kernel's ticks.
+    pid_started: str = ""
     #: Whatever the scheduler wants to remember; JSON.
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -353,13 +356,29 @@ class FakeCluster:
         deadline = time.monotonic() + patience_s
         while True:
             with self.look() as queue:
-                left = [job for job in queue.jobs(RUNNING, ENDING) if job.shepherd and _start_time(job.shepherd)]
+                known = list(queue.jobs(RUNNING, ENDING))
+            left = [job for job in known if _is_watched(job)]
             if not left:
+                self._end_without_shepherd(known)
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"jobs of the fake cluster are still there: {[job.key for job in left]}")
             self.delete(job.key for job in left)
             time.sleep(0.01)
+
+    def _end_without_shepherd(self, jobs: Iterable[FakeJob]) -> None:
+        """End jobs whose shepherd somebody has killed: what is in their sessions."""
+        for job in jobs:
+            if job.pid is not None and job.pid_started == _start_time(job.pid):
+                with suppress(ProcessLookupError):
+                    os.killpg(job.pid, signal.SIGKILL)
+
+
+def _is_watched(job: FakeJob) -> bool:
+    """Tell whether a job's shepherd is there, or about to be forked by whoever has just started the job."""
+    if job.shepherd is None:
+        return time.time() - (job.started_at or 0) < _FORK_S
+    return bool(_start_time(job.shepherd))
 
 
 def _let_go_of_all_but(descriptor: int) -> int:
@@ -389,6 +408,7 @@ class Shepherd:
         for number in _AWAITED:
             signal.signal(number, lambda *_: None)  # an ignored signal would never be seen pending
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _wipe_environment()
         self._update(lambda job: setattr(job, "shepherd", os.getpid()))
         is_known()
         if not self._job.is_to_be_deleted:
@@ -407,7 +427,7 @@ class Shepherd:
         """Change the job as it is now, and keep what was found out about it."""
         with self._cluster.change() as queue:
             job = queue.job(*self._job.key) or self._job
-            for name in ("started_at", "ended_at", "pid", "cause", "facts"):
+            for name in ("started_at", "ended_at", "pid", "pid_started", "cause", "facts"):
                 setattr(job, name, getattr(self._job, name))
             change(job)
             queue.save(job)
@@ -427,6 +447,7 @@ class Shepherd:
         job.pid = os.fork()
         if job.pid == 0:
             self._exec(environment)
+        job.pid_started = _start_time(job.pid)
         self._update(lambda job: None)
         limit = math.inf if job.time_limit_s is None else time.monotonic() + job.time_limit_s
         while self._status is None:
@@ -507,6 +528,14 @@ class Shepherd:
 
 
 _AWAITED = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _wipe_environment() -> None:
+    """Leave nothing of our caller's environment in ``/proc/PID/environ``, by which jobs end what they left behind."""
+    facts = _stat(os.getpid())
+    start, end = int(facts[47]), int(facts[48])  # env_start and env_end (proc(5))
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
 
 
 def _open(path: str) -> int:
