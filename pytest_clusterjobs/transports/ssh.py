@@ -256,11 +256,11 @@ class SSHTransport(FarTransport):
     ) -> _T:
         """Run a script there and let ``use`` read it, when it is our turn."""
         deadline = time.monotonic() + timeout_s
-        late = CommandTimeout(f"{what} on {self.host} did not end within {timeout_s:g} s and was killed", command=what)
+        late = f"{what} on {self.host} did not end within {timeout_s:g} s and was killed"
         full = ConnectionLost(f"{self.host} takes no more sessions (MaxSessions of its sshd)", command=what)
         was_refused = False
         if not self._slots.acquire(timeout=timeout_s):
-            raise late
+            raise CommandTimeout(late, command=what)
         try:
             while True:
                 way = [*self._master.way(deadline), scripts.BOOTSTRAP]
@@ -274,8 +274,7 @@ class SSHTransport(FarTransport):
                     except OutOfTime:
                         if was_refused and not exchange.stdout.has_begun:
                             raise full from None
-                        late.stderr = exchange.stderr.take(1 << 16).decode(errors="replace")
-                        raise late from None
+                        raise CommandTimeout(late, command=what, stderr=exchange.stderr.seen()) from None
                 if time.monotonic() + _REFUSED_PAUSE_S > deadline:
                     raise full
                 time.sleep(_REFUSED_PAUSE_S)
@@ -283,6 +282,7 @@ class SSHTransport(FarTransport):
             self._slots.release()
 
     def _lost(self, what: str, words: str) -> ConnectionLost:
+        self._master.broke()
         said = "\n".join(filter(None, [words.strip(), self._master.words()]))
         return ConnectionLost(f"the connection to {self.host} broke", command=what, stderr=said)
 

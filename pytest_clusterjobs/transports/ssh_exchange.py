@@ -41,8 +41,6 @@ class Framed:
     def __init__(self, mark: str) -> None:
         self._begin, self._end = f"{mark}<\n".encode(), re.compile(mark.encode() + rb">(\d+)\n")
         self._held, self._searched = bytearray(), 0
-        #: What came before the first mark.
-        self.noise = b""
         #: Whether the first mark was seen.
         self.has_begun = False
         #: The exit code that the second mark has, once it was seen.
@@ -57,7 +55,7 @@ class Framed:
             at = self._held.find(self._begin)
             if at < 0:
                 return
-            self.noise, self.has_begun = bytes(self._held[:at]), True
+            self.has_begun = True
             del self._held[: at + len(self._begin)]
         match = self._end.search(self._held, max(0, self._searched - _TAIL))
         if match is not None:
@@ -80,8 +78,8 @@ class Framed:
         return taken
 
     def seen(self) -> str:
-        """Give everything that was read and not taken, for an error message."""
-        return (self.noise + bytes(self._held)).decode(errors="replace")
+        """Give everything that was read and not taken, for an error message; before the first mark, all of it."""
+        return bytes(self._held).decode(errors="replace")
 
 
 class Exchange:

@@ -6,6 +6,7 @@ It runs a far ``cat`` on a pipe that only we hold: when we end, however we end, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -28,6 +29,7 @@ __tracebackhide__ = True
 # sun_path holds 108 bytes (unix(7)), and ssh appends 17 while it makes the socket.
 _LONGEST_SOCKET = 85
 _RECONNECTS = 3
+_ENDS_WITHIN_S = 0.5
 _FIRST_PAUSE_S = 0.3
 # Dead within 20 s, unless the user's ssh_config says otherwise.
 _KEEPALIVE = ("ServerAliveInterval=5", "ServerAliveCountMax=3")
@@ -67,7 +69,7 @@ class Master:
         try:
             if self._process is None or self._process.poll() is not None:
                 if seen != self._failures and self._error is not None:  # somebody has just tried for us, too
-                    raise self._error.with_traceback(None)
+                    raise copy.copy(self._error)
                 self._connect(deadline)
             socket = self._socket()
         finally:
@@ -75,6 +77,13 @@ class Master:
         # Its configuration is read by the master alone. Where the socket is dead, no way of its own must be found.
         options = ("ControlMaster=no", "BatchMode=yes", "ProxyCommand=false", "LogLevel=ERROR")
         return [_ssh(), "-F", "/dev/null", "-S", socket, "-T", *_options(options), "--", self._host]
+
+    def broke(self) -> None:
+        """Take a hint that the connection may be gone: give the master a moment to end, so that nobody uses it."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_ENDS_WITHIN_S)
 
     def words(self) -> str:
         """Give what ssh has said about the connection."""

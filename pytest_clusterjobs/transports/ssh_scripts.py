@@ -64,15 +64,17 @@ def framed(mark: str, script: str) -> str:
 
 
 def command(mark: str, argv: Sequence[str], stdin_bytes: int, env: Mapping[str, str] | None, cwd: str | None) -> str:
-    """Run a command between marks; it is killed with its process group when standard input closes before its end.
-
-    The one who reads standard input feeds the command from it, and then waits for its end.
-    """
-    feed = f"head -c {stdin_bytes}; " if stdin_bytes else ""
+    """Run a command between marks; it is killed with its process group when standard input closes before its end."""
     start = f"{_FIND}{_setting(mark, env, cwd)}{_execute(argv, f'{mark}?')}"
-    # To kill the shell that waits for both ends the one who watches, once sshd has closed our standard input.
+    if not stdin_bytes:
+        # A shell may say of the one who watches that it was killed: that is not for the command's standard error.
+        watch = f"{{ {_WATCH}; }} <&3 2>/dev/null & w=$!"
+        run = f"exec 3<&-; ({start}) </dev/null; c=$?; exec 4>&2 2>/dev/null; kill -9 $w; exec 2>&4; {_end(mark)}"
+        return f"{_begin(mark)}exec 3<&0; {watch}; {run}"
+    # The one who watches first feeds the command. It ends when sshd closes our standard input, which it does when the
+    # shell that waits for both has ended.
     run = f"exec 3<&-; ({start}); c=$?; kill -9 $$; {_end(mark)}"
-    return f"{_begin(mark)}exec 3<&0; {{ {feed}{_WATCH}; }} <&3 2>/dev/null | {{ {run}; }}"
+    return f"{_begin(mark)}exec 3<&0; {{ head -c {stdin_bytes}; {_WATCH}; }} <&3 2>/dev/null | {{ {run}; }}"
 
 
 def channel(mark: str, argv: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -116,6 +117,32 @@ class TestUpAndDown:
         """
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=WITHIN_S, check=False)
         assert (done.returncode, done.stdout) == (0, "far\n"), done.stderr
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_ordinary_user_lets_in_himself(self, clusters: Path) -> None:
+        users = [each for each in pwd.getpwall() if each.pw_uid and each.pw_shell.endswith("sh")]
+        if not users or not Path("/usr/bin/python3").exists():
+            pytest.skip("there is no other user here with a shell, or no Python that he can read")
+        user, home = users[0], Path(f"/tmp/cj-sshd-{os.getpid()}")
+        code = (
+            "import os, subprocess; from pytest_clusterjobs.clusters import base; cluster = base.up('sshd'); "
+            "argv = ['ssh', '-F', cluster.environment['CLUSTERJOBS_SSH_CONFIG'], 'clusterjobs', 'id', '-u']; "
+            "done = subprocess.run(argv, timeout=30); base.down('sshd')"
+        )
+        home.mkdir()
+        os.chown(home, user.pw_uid, user.pw_gid)
+        become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "/usr/bin/python3"]
+        environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+        environment["CLUSTERJOBS_CLUSTERS_DIR"] = str(home / "clusters")
+        try:
+            ready = [*become, "-c", "import sys, pytest_clusterjobs; assert sys.version_info >= (3, 10)"]
+            if subprocess.run(ready, env=environment, check=False, capture_output=True).returncode:
+                pytest.skip("another user cannot read this installation")
+            done = subprocess.run([*become, "-c", code], env=environment, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (0, f"{user.pw_uid}\n"), done.stderr
+            assert traces_of(home) == []
+        finally:
+            shutil.rmtree(home)
 
     @pytest.mark.parametrize(
         ("line", "message"),

@@ -239,8 +239,8 @@ def test_time_limit_ends_the_command_and_its_children_there(far: SSHTransport, t
 
 def test_what_was_said_before_the_time_limit_is_in_the_error(far: SSHTransport) -> None:
     with pytest.raises(CommandTimeout) as caught:
-        far.run(["sh", "-c", f"echo {'careful ' * 20} >&2; exec sleep 100"], 1)
-    assert "careful careful" in caught.value.stderr
+        far.run(["sh", "-c", "echo careful >&2; exec sleep 100"], 1)
+    assert caught.value.stderr == "careful\n"
 
 
 def test_many_threads_run_commands_at_once(far: SSHTransport) -> None:
