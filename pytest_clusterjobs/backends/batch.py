@@ -47,9 +47,10 @@ trap 'cj_on_signal TERM' TERM
 trap 'cj_on_signal {interrupt}' INT
 trap 'cj_on_signal XCPU' XCPU"""
 
-# Not the script itself: a process keeps showing the environment that it was started with.
+# Not the script itself: a process keeps showing the environment that it was started with. Not jobs of this job either.
 _SWEEP = """\
 for cj_left in $(grep -lzxFs "CLUSTERJOBS_MARK=$cj_mark" /proc/[0-9]*/environ); do
+  grep -qzxFs "{own}=${own}" "$cj_left" || continue
   cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null || :
 done"""
 
@@ -76,7 +77,7 @@ def shell_body(
     reserved_codes: Sequence[int] = (),
     interrupt: str = "INT",
     limit_signal: str = "",
-    sweeps: bool = False,
+    sweeps: str = "",
 ) -> list[str]:
     """Give the lines of a job script below its directives, for bash.
 
@@ -89,7 +90,8 @@ def shell_body(
         interrupt: What a SIGINT is passed on as; what runs in the background of a shell ignores SIGINT itself.
         limit_signal: The signal, e.g. ``USR2``, by which the scheduler ends a job at its time limit. It is passed on as
             SIGTERM; to us the job then ends by SIGTERM, to the scheduler by its own signal.
-        sweeps: True where the scheduler does not find processes that have left the job's session: the script ends them.
+        sweeps: The variable by which the scheduler tells a job its id, where it does not find processes that have left
+            the job's session: the script ends them.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -125,7 +127,7 @@ def shell_body(
     if submission.spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
     if sweeps:
-        lines.append(_SWEEP)
+        lines.append(_SWEEP.replace("{own}", sweeps))
     if limit_signal:
         lines.append(f'[ -z "$cj_limit" ] || {{ cj_code=143; exit $((128 + $(kill -l {limit_signal}))); }}')
     return [*lines, 'exit "$cj_code"']

@@ -71,6 +71,7 @@ _UNKNOWN_JOB = re.compile(r"is not found|No matching job found")
 # Refusals that pass: limits on the number of jobs that wait (lsb.params(5), MAX_PEND_JOBS); bsub itself tries again.
 _LIMITS = re.compile(r"threshold reached|job limit (has been )?(reached|exceeded)|Retrying in \d+ seconds")
 _NO_CLUSTER = re.compile(r"Unable to open file lsf\.conf|Cannot open lsf\.conf")
+_ROOT = re.compile(r"^User permission denied", re.MULTILINE)
 # After these nobody knows whether mbatchd made the job.
 _LOST_REPLIES = re.compile(
     r"not responding|LIM is down|LSF is down|Cannot connect to LSF|Connection (refused|reset)|[Tt]ime(d)? ?out"
@@ -224,7 +225,7 @@ class LsfBackend(BatchBackend):
             claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
             interrupt="TERM",  # bkill sends INT first, and TERM ten seconds later (lsb.params(5))
             limit_signal="USR2",
-            sweeps=True,
+            sweeps="LSB_JOBID",
         )
         return "\n".join(["#!/bin/bash", *directives, *body, ""])
 
@@ -280,6 +281,9 @@ class LsfBackend(BatchBackend):
             raise BackendUnavailable("bsub knows no cluster", self.name, command, said)
         if _LOST_REPLIES.search(said):
             raise SubmitUnknown("bsub got no answer from the batch daemon", self.name, command, said)
+        if _ROOT.search(said):
+            hint = "LSF runs no jobs of root; run as an ordinary user"
+            raise SubmitError(hint, self.name, command, said)
         raise SubmitError(f"bsub refused the job (exit code {result.returncode})", self.name, command, said)
 
     def element_ids(self, native_id: str, count: int) -> tuple[str, ...]:

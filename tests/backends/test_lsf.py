@@ -199,20 +199,30 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
     assert (tmp_path / "stdout.log").read_text() == "TERM\n"
 
 
-def test_process_that_has_left_the_job_s_session_ends_with_the_job(tmp_path: Path) -> None:
-    """The OpenLava family ends what is in the job's process group."""
+def test_process_that_has_left_the_job_s_session_ends_with_the_job_and_jobs_of_the_job_do_not(tmp_path: Path) -> None:
+    """The OpenLava family ends what is in the job's process group; and a job of a job inherits its environment."""
+    start = 'setsid sleep 300 & echo $! >>pids; until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     runner = tmp_path / "runner"
-    runner.write_text("setsid sleep 300 & echo $! >pid\nuntil [ -e /proc/$!/environ ]; do :; done\nexit 3\n")
+    runner.write_text(f"{start}\nexport LSB_JOBID=8\n{start}\nexit 3\n")
     (tmp_path / "environment.sh").touch()
     made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
     text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
     environment = {"PATH": os.environ["PATH"], "LSB_JOBID": "7"}
     assert subprocess.run(["bash", "-c", text], env=environment, cwd=tmp_path, check=False, timeout=30).returncode == 3
-    left = Path("/proc", (tmp_path / "pid").read_text().strip(), "cmdline")
+    left, other = ((tmp_path / "pids").read_text()).split()
     deadline = time.monotonic() + 10
-    while left.exists() and left.read_bytes():
+    while _is_alive(left):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert _is_alive(other)
+    os.kill(int(other), signal.SIGKILL)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return bool(Path("/proc", pid, "cmdline").read_bytes())  # of one that nobody has waited for it is empty
+    except OSError:
+        return False
 
 
 def test_script_goes_to_standard_input_and_no_report_comes_by_mail() -> None:
@@ -300,6 +310,11 @@ def test_recorded_refusal_becomes_the_right_error_with_its_words(case: str) -> N
         backend().parse_submit(answer(stderr=recorded(f"bsub {case}"), code=255), 1)
     assert type(caught.value) is kind
     assert recorded(f"bsub {case}").strip() in str(caught.value)
+
+
+def test_root_is_told_to_be_somebody_else() -> None:
+    with pytest.raises(SubmitError, match="no jobs of root; run as an ordinary user"):
+        backend().parse_submit(answer(stderr=recorded("bsub root.stderr"), code=255), 1)
 
 
 def test_limit_on_waiting_jobs_passes() -> None:
