@@ -23,6 +23,7 @@ KINDS = {
     "slurm": ("pytest_clusterjobs.cli.up:slurm", "A controller and several nodes, from the distribution's packages."),
     "sge": ("pytest_clusterjobs.cli.up:sge", "Grid Engine: a queue master and a host, from the same."),
     "sshd": ("pytest_clusterjobs.cli.up:sshd", "This machine as if it were another one, for SSH."),
+    "kubernetes": ("pytest_clusterjobs.cli.up:kubernetes", "A cluster in containers, by kind, k3d or minikube."),
 }
 
 
@@ -93,6 +94,21 @@ def sshd(name: str, **options: Any) -> None:
     eval "$(clusterjobs up sshd)"; ssh -F $CLUSTERJOBS_SSH_CONFIG $CLUSTERJOBS_SSH_HOST; clusterjobs down sshd
     """
     _start("sshd", name, {key: value for key, value in options.items() if value not in (None, ())})
+
+
+@up.command()
+@click.option("--name", default="default", show_default=True, help="Tells several clusters apart.")
+@click.option("--tool", help="kind, k3d or minikube.  [default: the first that is installed]")
+@click.option("--version", help="Image of the node (kind, k3d) or version of Kubernetes (minikube).")
+@click.option("--image", "images", multiple=True, help="An image to bring into it; repeatable. The first runs.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="For its kubeconfig: new or empty.")
+@click.option("--boot-timeout", "boot_timeout_s", type=float, metavar="SECONDS", help="Give up after.  [default: 300]")
+def kubernetes(name: str, **options: Any) -> None:
+    """Start a Kubernetes in containers of this machine; one that is up already is given as it is.
+
+    eval "$(clusterjobs up kubernetes)"; kubectl get nodes; clusterjobs down kubernetes
+    """
+    _start("kubernetes", name, {key: value for key, value in options.items() if value not in (None, ())})
 
 
 def _start(kind: str, name: str, options: dict[str, Any]) -> None:

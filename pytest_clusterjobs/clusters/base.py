@@ -19,6 +19,7 @@ KINDS: Mapping[str, str] = {
     "slurm": "pytest_clusterjobs.clusters.slurm",
     "sge": "pytest_clusterjobs.clusters.sge",
     "sshd": "pytest_clusterjobs.clusters.sshd",
+    "kubernetes": "pytest_clusterjobs.clusters.kubernetes",
 }
 
 

@@ -60,6 +60,7 @@ def up(options: KubernetesClusterOptions, *, asked: Collection[str] | None = Non
         tool = find_tool(options.tool)
         environment = {**os.environ, "KUBECONFIG": str(directory / "kubeconfig")}
         cluster = _cluster_name(options.name)
+        run(TOOLS[tool].delete(cluster), environment, _DELETE_S)  # what a boot that was killed, or did not answer, left
         try:
             argv = TOOLS[tool].create(cluster, options, environment["KUBECONFIG"])
             _run(argv, environment, options.boot_timeout_s + 30)
@@ -115,7 +116,7 @@ def find_tool(wanted: str = "") -> str:
     tools = [wanted] if wanted else list(TOOLS)
     installed = [name for name in tools if shutil.which(name) is not None]
     if not installed:
-        what = f"{wanted} is" if wanted else f"none of {', '.join(TOOLS)} is"
+        what = f"{wanted} is not" if wanted else f"none of {', '.join(TOOLS)} is"
         raise ClusterBootError(
             f"a throw-away Kubernetes needs one of {', '.join(TOOLS)} and a container engine ({', '.join(_ENGINES)}), "
             f"and {what} on PATH; install e.g. kind and Docker, or set KUBECONFIG to a cluster that you have"

@@ -158,8 +158,8 @@ def test_down_with_nothing_up_says_so_and_exits_0() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["up", "slrum"], "no KIND named 'slrum'; known: slurm, sge, sshd — did you mean 'slurm'?"),
-        (["down", "slrum"], "no cluster kind named 'slrum'; known: slurm, sge, sshd — did you mean 'slurm'?"),
+        (["up", "slrum"], "no KIND named 'slrum'; known: slurm, sge, sshd, kubernetes — did you mean 'slurm'?"),
+        (["down", "slrum"], "no cluster kind named 'slrum'; known: slurm, sge, sshd, kubernetes — did you mean 'slurm'?"),
         (["upp"], "no VERB named 'upp'"),
         (["up", "slurm", "--nodes", "0"], "nodes=0 must be a whole number"),
         (["up", "slurm", "--memory", "4QB"], "memory='4QB' is no memory size"),
