@@ -19,13 +19,14 @@ def kinds_for(session: ClusterSession) -> list[str]:
     Raises:
         pytest.UsageError: None has.
     """
+    from pytest_clusterjobs.backends import registry
     from pytest_clusterjobs.clusters.base import KINDS
 
     named = [word for word in session.values.cluster if word not in SPECIAL_WORDS]
     kinds = [name for name in named if name in KINDS]
     if not kinds:
         what = f"none of {', '.join(named)} has one" if named else "no backend is named"
-        known = ", ".join(KINDS)
+        known = ", ".join(kind for kind in KINDS if kind in registry.names())
         raise pytest.UsageError(
             f"--cluster-up boots throw-away clusters of the named backends, and {what}; write --cluster=NAME with one "
             f"of: {known}"
