@@ -261,14 +261,22 @@ class BatchBackend(Backend):
         return self.parse_poll(result.stdout, name_prefix)
 
     def cancel(self, native_ids: Collection[str]) -> None:
+        for some in self.portions(native_ids):
+            result = self.run(self.cancel_argv(some))
+            if result.returncode and not self.is_harmless_cancel(result.stderr or result.stdout):
+                self.require_success(result, "cannot cancel jobs")
+
+    def portions(self, native_ids: Collection[str]) -> list[list[str]]:
+        """Give ids in order, as many at a time as go on one command line.
+
+        Raises:
+            SpecError: One is no id of ours.
+        """
         for native_id in native_ids:
             if not self.id_pattern.fullmatch(native_id):
                 raise SpecError(f"{native_id!r} is no {self.name} job id of ours")
         ids = sorted(native_ids)
-        for start in range(0, len(ids), self.ids_per_command):
-            result = self.run(self.cancel_argv(ids[start : start + self.ids_per_command]))
-            if result.returncode and not self.is_harmless_cancel(result.stderr or result.stdout):
-                self.require_success(result, "cannot cancel jobs")
+        return [ids[start : start + self.ids_per_command] for start in range(0, len(ids), self.ids_per_command)]
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: str | None = None) -> CommandResult:
         """Run a scheduler command with a time limit and without variables that would change what it does."""

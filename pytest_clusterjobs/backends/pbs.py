@@ -39,7 +39,6 @@ from pytest_clusterjobs.backends.pbs_text import (
 )
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
-    SpecError,
     StoreError,
     SubmitError,
     SubmitLimit,
@@ -316,14 +315,9 @@ class PbsBackend(BatchBackend):
     # ------------------------------------------------------------ cancelling
 
     def cancel(self, native_ids: Collection[str]) -> None:
-        for native_id in native_ids:
-            if not self.id_pattern.fullmatch(native_id):
-                raise SpecError(f"{native_id!r} is no {self.name} job id of ours")
-        ids = sorted(native_ids)
-        for start in range(0, len(ids), self.ids_per_command):
-            chunk = ids[start : start + self.ids_per_command]
+        for some in self.portions(native_ids):
             # qdel of several jobs, one of which has gone, tells of that one and not what it did with the others.
-            if self._delete(chunk) and (left := self._still_there(chunk)):
+            if self._delete(some) and (left := self._still_there(some)):
                 self._delete(left)
 
     def _delete(self, native_ids: Sequence[str]) -> bool:

@@ -142,7 +142,7 @@ def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts
     return JobStatus(state, word, reason, comment, False, code, signal, nodes, restarts)
 
 
-_KILLED = re.compile(r"^=>> PBS: (job killed: (\w+) .*)$", re.MULTILINE)
+_KILLED = re.compile(r"=>> PBS: (job killed: (\w+) .*)")
 _KILLED_FOR = {
     "walltime": ExitReason.TIMEOUT,
     "cput": ExitReason.TIMEOUT,

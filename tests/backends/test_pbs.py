@@ -600,6 +600,7 @@ def test_without_a_history_a_job_that_runs_is_found_and_one_that_ended_is_not() 
     [
         ("=>> PBS: job killed: walltime 4 exceeded limit 3\n", ExitReason.TIMEOUT),
         ("=>> PBS: job killed: walltime 3 exceeded limit 2\nTerminated\n", ExitReason.TIMEOUT),
+        ("Terminated=>> PBS: job killed: walltime 4 exceeded limit 3\n", ExitReason.TIMEOUT),
         ("hello\n=>> PBS: job killed: mem 212768kb exceeded limit 51200kb\n", ExitReason.OUT_OF_MEMORY),
     ],
 )
