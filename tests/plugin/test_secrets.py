@@ -132,6 +132,8 @@ def giving_away(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(vault))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):  # where a history of runs would be
+        monkeypatch.setenv(name, str(project.path / name.lower()))
     for name in ("LOCAL", "SLURM"):
         monkeypatch.setenv(f"CLUSTERJOBS_{name}_TOKEN", TOKEN)
     (project.path / "clusterjobs.yaml").write_text(
