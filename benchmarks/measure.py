@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -172,14 +172,33 @@ def race(
 
 
 @contextmanager
-def slurm(**options: Any) -> Iterator[None]:
-    """Have a throw-away Slurm of our own, with this process's environment pointing to it."""
+def throw_away(kind: str, **options: Any) -> Iterator[None]:
+    """Have a throw-away cluster of our own, with this process's environment pointing to it."""
     name = f"bench-{os.getpid()}"
     before = dict(os.environ)
     try:
-        os.environ.update(base.up("slurm", name=name, **options).environment)
+        os.environ.update(base.up(kind, name=name, **options).environment)
         yield
     finally:
-        base.down("slurm", name)
+        base.down(kind, name)
         os.environ.clear()
         os.environ.update(before)
+
+
+def slurm(**options: Any) -> AbstractContextManager[None]:
+    """Have a throw-away Slurm."""
+    return throw_away("slurm", **options)
+
+
+@contextmanager
+def sshd() -> Iterator[None]:
+    """Have a throw-away sshd whose host runs jobs with this Python.
+
+    Its shell takes itself for one inside another, so that it does not read the user's ~/.bashrc for each command
+    (bash(1), INVOCATION): what that costs is the user's, and would be the floor's alone.
+    """
+    with throw_away("sshd", conf_lines=("SetEnv SHLVL=2",)), tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        configuration = Path(folder, "clusterjobs.yaml")
+        configuration.write_text(json.dumps({"profiles": {"ssh": {"python": sys.executable}}}), encoding="utf-8")
+        os.environ["CLUSTERJOBS_CONFIG"] = str(configuration)
+        yield

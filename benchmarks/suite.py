@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.measure import Contestant, Plan, Row, contestants, race, slurm, take_turns
+from benchmarks.measure import Contestant, Plan, Row, contestants, race, slurm, sshd, take_turns
 
 RAW_LOCAL = "fresh `python -c pass`"
 MIB = 2**20
@@ -122,6 +122,18 @@ def _on_slurm(plan: Plan, where: str, turns_of_one: int, turns_of_many: int) -> 
         yield Row(f"100 jobs on {where}, separate", "100 times `sbatch`", "x", 1.5, separate)
 
 
+def ssh(plan: Plan) -> Iterator[Row]:
+    """Jobs on a host without a scheduler."""
+    with sshd(), contestants("ssh") as field:
+        race(field, "one", 1, 2)
+        floor = "`ssh HOST true`, connected"
+        yield Row("one job over ssh", floor, "x", 1.5, race(field, "one", 1, plan.turns()))
+        many, turns = plan.count(50), plan.turns(0.3)
+        floor = f"{floor}, {len(os.sched_getaffinity(0))} at a time"
+        yield Row("50 jobs over ssh", floor, "x", 1.5, race(field, "separate", many, turns))
+        yield Row("50 jobs over ssh, `map`", floor, "x", 1.5, race(field, "map", many, turns))
+
+
 def queries(plan: Plan) -> Iterator[Row]:
     """How often the scheduler is asked while 100 jobs of 20 s run."""
     with slurm(cpus=32):
@@ -192,5 +204,5 @@ def _seconds_of(argv: list[str], folder: str, environment: Mapping[str, str]) ->
 #: Name -> benchmark, in the order in which they run.
 BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     function.__name__.replace("_", "-"): function
-    for function in (idle, local, local_1000, slurm_stock, slurm_quick, queries, peers)
+    for function in (idle, local, local_1000, slurm_stock, slurm_quick, ssh, queries, peers)
 }

@@ -19,10 +19,12 @@ ROWS = {
     "local-1000": 2,
     "slurm-stock": 3,
     "slurm-quick": 3,
+    "ssh": 3,
     "queries": 4,
     "peers": 0,  # they are only measured when they are asked for
 }
 ON_SLURM = [name for name in ROWS if name.startswith("slurm") or name == "queries"]
+ELSEWHERE = [*ON_SLURM, "ssh"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +41,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in ON_SLURM])
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ELSEWHERE])
 def test_a_benchmark_gives_its_rows(name: str, tmp_path: Path) -> None:
     done = run("--quick", "--json", str(tmp_path / "figures.json"), name)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,6 +57,12 @@ def test_a_benchmark_gives_its_rows(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ON_SLURM)
 def test_a_benchmark_on_slurm_gives_its_rows(name: str, tmp_path: Path) -> None:
     test_a_benchmark_gives_its_rows(name, tmp_path)
+
+
+@pytest.mark.cluster_lane("sshd")
+@pytest.mark.usefixtures("sshd_cluster")  # skipped where no sshd can be booted
+def test_the_benchmark_over_ssh_gives_its_rows(tmp_path: Path) -> None:
+    test_a_benchmark_gives_its_rows("ssh", tmp_path)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:

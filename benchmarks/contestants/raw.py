@@ -1,11 +1,13 @@
 """The floor: the same trivial work with nothing but the scheduler: ``python -m benchmarks.contestants.raw BACKEND``.
 
 On ``local`` a fresh interpreter that does nothing; on Slurm, ``sbatch`` of one that writes a file, and a look for that
-file every 10 ms.
+file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there already.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import subprocess
 import sys
@@ -61,9 +63,40 @@ def array(count: int) -> None:
         wait_for_files(folder, count)
 
 
+@functools.cache
+def connection() -> tuple[str, ...]:
+    """Connect to the host, once, and give the words that run a command over that connection."""
+    folder = tempfile.TemporaryDirectory(prefix="bench-")
+    socket = os.path.join(folder.name, "s")
+    ssh = ["ssh", "-F", os.environ["CLUSTERJOBS_SSH_CONFIG"], "-S", socket]
+    host = os.environ["CLUSTERJOBS_SSH_HOST"]
+    master = subprocess.Popen([*ssh, "-M", "-N", host], stdin=subprocess.DEVNULL)
+    atexit.register(folder.cleanup)
+    atexit.register(master.wait)
+    atexit.register(master.terminate)
+    deadline = time.monotonic() + _DEADLINE_S
+    while not os.path.exists(socket):
+        assert master.poll() is None, f"{host} cannot be reached"
+        assert time.monotonic() < deadline, f"{host} has not answered within {_DEADLINE_S:g} s"
+        time.sleep(_LOOK_S)
+    return (*ssh, host)
+
+
+def ssh_true(_: int = 0) -> None:
+    """Run a command there that does nothing, and wait for its end."""
+    subprocess.run([*connection(), "true"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def ssh_trues(count: int) -> None:
+    """Run so many, as many at a time as there are cores."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(ssh_true, range(count)))
+
+
 TASKS: dict[str, dict[str, Task]] = {
     "local": {"one": fresh_python, "separate": fresh_pythons, "map": fresh_pythons},
     "slurm": {"one": separate, "separate": separate, "map": array},
+    "ssh": {"one": ssh_true, "separate": ssh_trues, "map": ssh_trues},
 }
 
 if __name__ == "__main__":
