@@ -20,6 +20,10 @@ VERBS = {
         "Tell which backends can be used from here, and why not the others.",
     ),
     "config": ("pytest_clusterjobs.cli.config:config", "See and write the configuration: clusterjobs.yaml."),
+    "history": (
+        "pytest_clusterjobs.cli.history:history",
+        "Tell what became of past runs: pass rates, times, flaky tests.",
+    ),
     "reap": ("pytest_clusterjobs.cli.reap:reap", "Cancel what dead runs left, and remove their directories."),
     "up": ("pytest_clusterjobs.cli.up:up", "Start a throw-away cluster on this machine."),
     "down": ("pytest_clusterjobs.cli.down:down", "Stop throw-away clusters and remove what they left."),

@@ -76,6 +76,12 @@ OPTIONS: tuple[Option, ...] = (
         "write a report of the run's tests and jobs to this file: .json, .md or .html; repeatable",
     ),
     Option(
+        "history",
+        "--cluster-history",
+        "RUNS|off",
+        "remember so many runs of this project for `clusterjobs history` (default: 200), or none",
+    ),
+    Option(
         "baseline",
         "--cluster-baseline",
         "FILE",

@@ -45,9 +45,10 @@ def publish(session: ClusterSession, report: RunReport, where: Destinations) -> 
         problems += _try(rerun.list_path(where.paths), lambda path: files.write_text(listed, path))
     for path in where.paths:
         problems += _try(path, lambda path: files.write(report, path))
+    forgotten = _remember(session, report)
     if where.step_summary and report.is_about_clusters:
         problems += _try(where.step_summary, lambda path: _append_summary(report, path))
-    return replace(report, problems=(*report.problems, *problems)), problems
+    return replace(report, problems=(*report.problems, *problems, *forgotten)), problems
 
 
 def _update_baseline(session: ClusterSession, report: RunReport) -> list[str]:
@@ -60,6 +61,19 @@ def _update_baseline(session: ClusterSession, report: RunReport) -> list[str]:
     tests = tuple(replace(test, nodeid=xdist.id_without_group(session.config, test.nodeid)) for test in report.tests)
     known = read_references(session)
     return _try(values.baseline, lambda path: performance.update(path, known, replace(report, tests=tests)))
+
+
+def _remember(session: ClusterSession, report: RunReport) -> list[str]:
+    """Add the run to the history. It is no reason to fail that this cannot be done."""
+    if not session.values.history or session.config.option.collectonly:
+        return []
+    from pytest_clusterjobs.reports import history
+
+    try:
+        history.record(history.default_path(), str(session.config.rootpath), report, session.values.history)
+    except history.HistoryError as error:
+        return [f"{error}; --cluster-history=off switches it off"]
+    return []
 
 
 def _try(path: str, write: Callable[[str], object]) -> list[str]:

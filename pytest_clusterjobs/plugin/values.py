@@ -66,6 +66,8 @@ class Values(NamedTuple):
     check: bool = False
     #: Absolute paths of the reports, in order, each once.
     report: tuple[str, ...] = ()
+    #: How many runs of a project are remembered; 0 for none.
+    history: int = 200
     #: Absolute path of the file of references, or "".
     baseline: str = ""
     #: Write that file.
@@ -153,6 +155,13 @@ def _count(given: Given) -> int:
     return int(text)
 
 
+def _history(given: Given) -> int:
+    text = str(given.value).strip()
+    if not text.isascii() or not (text.isdigit() or text == "off"):
+        _wrong(given, "is neither a number of runs nor off")
+    return 0 if text == "off" else int(text)
+
+
 def _path(given: Given) -> str:
     return os.path.abspath(given.base / os.path.expanduser(str(given.value)))
 
@@ -179,6 +188,7 @@ _PARSERS: dict[str, Callable[[Given], Any]] = {
     "workdir": _path,
     "check": _switch,
     "report": _reports,
+    "history": _history,
     "baseline": _path,
     "baseline_update": _switch,
     "validate": _switch,
