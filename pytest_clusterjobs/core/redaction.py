@@ -162,6 +162,9 @@ class Secret:
     def __str__(self) -> str:
         return MASK
 
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
+
     def __repr__(self) -> str:
         return f"<Secret {self.name} from {self.origin}>" if self.name else "<Secret>"
 

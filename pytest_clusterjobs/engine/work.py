@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_clusterjobs.core.errors import SpecError
 from pytest_clusterjobs.core.naming import slug
+from pytest_clusterjobs.core.redaction import Secret, redact
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.engine.payload import Payload, import_path, pack
 from pytest_clusterjobs.engine.store import Store
@@ -45,12 +46,17 @@ class Work:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def command_work(command: str | Sequence[str], spec: JobSpec, label: str = "") -> Work:
+def command_work(command: str | Sequence[object], spec: JobSpec, label: str = "") -> Work:
     """Make the work that runs a command: an argv list as it is, a text by ``bash -c``.
 
     Raises:
-        SpecError: The command is empty, or no text and no list of texts.
+        SpecError: The command is empty, or no text and no list of texts, or has a secret in it.
     """
+    for word in (command,) if isinstance(command, str) else command:
+        if isinstance(word, Secret) or redact(str(word)) != str(word):
+            raise SpecError(
+                "the command has a secret in it, which everybody on the node can see; give it in env, and use $NAME"
+            )
     argv = ("/bin/bash", "-c", command) if isinstance(command, str) else tuple(str(word) for word in command)
     if not argv or not argv[-1].strip():
         raise SpecError(f"the command {command!r} is empty")

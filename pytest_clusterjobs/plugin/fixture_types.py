@@ -83,7 +83,7 @@ class ClusterJobs:
         self._run = run
         self._jobs: list[Job[Any]] = []
 
-    def submit(self, work: Callable[..., Any] | str | Sequence[str], *args: Any, **resources: Any) -> Job[Any]:
+    def submit(self, work: Callable[..., Any] | str | Sequence[object], *args: Any, **resources: Any) -> Job[Any]:
         """Submit a call or a command and give its future at once.
 
         Args:
@@ -103,10 +103,10 @@ class ClusterJobs:
             return self._submit([Work(spec, _label(function), function, args)])[0]
         if args and isinstance(work, str):
             raise TypeError(f"{work!r} is a text for the shell and takes no more words; write a list of words")
-        command = work if isinstance(work, str) else [*work, *map(str, args)]
+        command = work if isinstance(work, str) else [*work, *args]
         return self._submit([command_work(command, _function_and_spec(None, resources)[1])])[0]
 
-    def run(self, work: Callable[..., Any] | str | Sequence[str], *args: Any, **resources: Any) -> Any:
+    def run(self, work: Callable[..., Any] | str | Sequence[object], *args: Any, **resources: Any) -> Any:
         """Submit, wait, and give the function's value, or a command's `CommandOutcome` whatever its exit code.
 
         Raises:
@@ -144,7 +144,7 @@ class ClusterJobs:
         file = Path(path).absolute()
         if not file.is_file():
             raise FileNotFoundError(f"no script {file}")
-        words = [str(file), *map(str, args)]
+        words = [str(file), *args]
         return self.submit(words if os.access(file, os.X_OK) else ["/bin/bash", *words], **resources)
 
     def cancel_unfinished(self) -> list[Job[Any]]:

@@ -109,8 +109,8 @@ def test_a_text_that_is_no_utf8_is_a_secret_too() -> None:
 def test_a_secret_shows_itself_to_nobody_but_who_asks() -> None:
     secret = Secret("of-nobody-4711", "TOKEN", "variable X")
     assert secret.reveal() == "of-nobody-4711"
-    assert f"{secret} {secret!r} {[secret]} %s" % secret == (
-        "*** <Secret TOKEN from variable X> [<Secret TOKEN from variable X>] ***"
+    assert f"{secret:>5} {secret!r} {[secret]} %s" % secret == (
+        "  *** <Secret TOKEN from variable X> [<Secret TOKEN from variable X>] ***"
     )
     with pytest.raises(TypeError):
         json.dumps(secret)

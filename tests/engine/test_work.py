@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.core.errors import PayloadError, SpecError
+from pytest_clusterjobs.core.redaction import Secret
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.engine.store import Store
 from pytest_clusterjobs.engine.work import (
@@ -53,7 +54,7 @@ def double(numbers: list[int]) -> list[int]:
 def test_text_goes_to_bash_and_words_stay_words() -> None:
     assert command_work("a | b", JobSpec()).argv == ("/bin/bash", "-c", "a | b")
     assert command_work(["a", "|", "b"], JobSpec()).argv == ("a", "|", "b")
-    assert command_work(["cat", Path("/x")], JobSpec()).argv == ("cat", "/x")  # type: ignore[list-item]
+    assert command_work(["cat", Path("/x")], JobSpec()).argv == ("cat", "/x")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,15 @@ def test_command_is_labelled_by_its_program(command: Any, label: str) -> None:
 def test_command_that_is_none_is_refused(command: Any) -> None:
     with pytest.raises(SpecError, match=r"empty|NUL"):
         command_work(command, JobSpec())
+
+
+@pytest.mark.parametrize("text", ["curl -u me:of-nobody-0817 host", "of-nobody-0817"])
+def test_command_with_a_secret_is_refused_without_saying_it(text: str) -> None:
+    secret = Secret("of-nobody-0817", "TOKEN")
+    for command in (text, ["curl", text], ["curl", secret]):
+        with pytest.raises(SpecError, match="give it in env, and use") as caught:
+            command_work(command, JobSpec())
+        assert "0817" not in str(caught.value)
 
 
 def test_command_is_shown_as_it_was_written() -> None:
@@ -90,10 +100,10 @@ def test_order_of_a_command_has_its_words(store: Store) -> None:
 
 
 def test_order_of_a_call_has_checksums_and_no_payload(store: Store) -> None:
-    [order] = orders(store, Work(JobSpec(), "double", double, (["secret"],)))
+    [order] = orders(store, Work(JobSpec(), "double", double, (["of-the-call"],)))
     assert order["kind"] == "call"
     assert {len(order[part]["sha256"]) for part in ("function", "arguments")} == {64}
-    assert "secret" not in json.dumps(order)
+    assert "of-the-call" not in json.dumps(order)
 
 
 def test_payload_of_any_size_goes_by_file(store: Store) -> None:

@@ -85,7 +85,9 @@ def test_ended(secrets, cluster_jobs):
 def test_sent(secrets, cluster_jobs):
     token, key = secrets["TOKEN"].reveal(), secrets["KEY"].reveal()
     assert cluster_jobs.run(lambda: token + key) == token + key
-    cluster_jobs.run(["printf", "%s", token])
+    for word in (token, secrets["TOKEN"]):
+        with pytest.raises(ValueError, match="the command has a secret in it, which everybody on the node can see"):
+            cluster_jobs.run(["printf", "%s"], word)
     with pytest.raises(ValueError, match=r"prologue has a secret in it, which the job's script would show"):
         cluster_jobs.run("true", prologue=["export X=" + shlex.quote(token)])
     cluster_jobs.submit("exit 3", name="named", env={"ALL": token + key}).result()
@@ -160,7 +162,7 @@ def check(project: pytest.Pytester, result: pytest.RunResult, *others: Path, sha
     assert "refused: ***" in output
     assert planted_in(project.path, *others) == []
     notes = "".join(path.read_text() for path in project.path.rglob("redacted.txt"))
-    files = ["stdout.log: ***", "stderr.log: ***", "result.cj: removed", "function-0.pkl: removed", "order.json: ***"]
+    files = ["stdout.log: ***", "stderr.log: ***", "result.cj: removed", "function-0.pkl: removed"]
     for name in [*files, "left.txt: ***", "left.bin: ***"] if shares_files else files:
         assert name in notes
     report = json.loads((project.path / "reports/run.json").read_text())
