@@ -70,7 +70,7 @@ _OF_A_JOB = frozenset({"ENVIRONMENT", "NCPUS", "OMP_NUM_THREADS", "TMPDIR", "PWD
 # The execution daemon ends what is in the job's session; what has left it stays, unless the site uses cgroups. The path
 # of the job's marker is like no other, as ids are not: another server's may be the same.
 _SWEEP = """\
-for cj_left in $(grep -lzxFs "CJ_MARK=$cj_mark" /proc/[0-9]*/environ); do
+for cj_left in $(grep -lzxFs "CJ_MARK=$cj_mark" /proc/[0-9]*/environ 2>/dev/null); do
   cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null
 done"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
