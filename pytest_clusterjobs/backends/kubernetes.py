@@ -26,8 +26,9 @@ from pytest_clusterjobs.backends.base import (
     Submitted,
 )
 from pytest_clusterjobs.backends.kubernetes_api import Api, ApiError
+from pytest_clusterjobs.backends.kubernetes_entry import Entry
 from pytest_clusterjobs.backends.kubernetes_files import Inbox
-from pytest_clusterjobs.backends.kubernetes_jobs import Entry, Tracker
+from pytest_clusterjobs.backends.kubernetes_jobs import Tracker
 from pytest_clusterjobs.backends.kubernetes_options import OPTION_NAMES, KubernetesOptions, read_options
 from pytest_clusterjobs.backends.kubernetes_status import cpus, read_job
 from pytest_clusterjobs.core.errors import (

@@ -135,7 +135,7 @@ class Inbox:
         if summary.bundle is not None:
             return summary.bundle
         with self._lock:
-            if any(number not in self._parts for number in range(summary.parts)):
+            if len(self._parts) < summary.parts or any(number not in self._parts for number in range(summary.parts)):
                 return None
             return b"".join(self._parts[number] for number in range(summary.parts))
 

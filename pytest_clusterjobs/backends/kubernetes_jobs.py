@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from pytest_clusterjobs.backends.kubernetes_api import Api, ApiError, Stream
-from pytest_clusterjobs.backends.kubernetes_files import Inbox, Returned, Summary, read_summary, unpack
-from pytest_clusterjobs.backends.kubernetes_manifest import CONTAINER, JOB_LABEL, SESSION_LABEL
+from pytest_clusterjobs.backends.kubernetes_api import Api, ApiError
+from pytest_clusterjobs.backends.kubernetes_entry import Entry
+from pytest_clusterjobs.backends.kubernetes_files import Returned, Summary, read_summary, unpack
+from pytest_clusterjobs.backends.kubernetes_logs import Logs
+from pytest_clusterjobs.backends.kubernetes_manifest import JOB_LABEL, SESSION_LABEL
 from pytest_clusterjobs.backends.kubernetes_status import (
     PodReading,
     by_exit_code,
@@ -33,48 +35,18 @@ _log = logging.getLogger(__name__)
 
 _THREADS = 8
 _TICK_S = 0.25
-# A log is followed once a job has run so long; shorter ones are read at their end only, if at all.
-_FOLLOW_AFTER_S = 2.0
-_FOLLOWERS = 32
-_SILENCE_S = 60.0
 # How long a pod may be kept from starting by something that may pass, as a registry that does not answer.
 _START_TROUBLE_S = 10.0
 _NO_POD_S, _ASK_AGAIN_S = 3.0, 10.0
 _NODES_S = 10.0
 _SWEEP_S = 30.0
+# How long a node may be silent, after its cluster has noticed, until its job counts as lost with it. Pods are taken
+# from such nodes earlier (`kubernetes_manifest`), but not where all nodes of a zone are silent.
+_SILENT_S = 45.0
 _RETRY_S = 2.0
 # How long the server may be out before what a job has printed, or its result, is given up.
 _OUTAGE_S = 900.0
 _LAST_WORDS_S = 5.0
-
-
-@dataclass(eq=False, slots=True)
-class Entry:
-    """One job. Times are of ``time.monotonic``; guarded by the tracker's lock."""
-
-    native_id: str
-    #: The submission's name.
-    name: str
-    cores: int
-    inbox: Inbox
-    status: JobStatus
-    submitted: float = 0.0
-    #: True once the server has accepted it.
-    is_accepted: bool = False
-    pod: str = ""
-    pod_uid: str = ""
-    running_since: float | None = None
-    trouble_since: float | None = None
-    is_node_silent: bool = False
-    is_unschedulable: bool = False
-    stream: Stream | None = None
-    is_followed: bool = False
-    followed_at: float = float("-inf")
-    #: True once somebody works on its end.
-    is_ending: bool = False
-    #: True once its state is final.
-    is_settled: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Tracker:
@@ -100,6 +72,7 @@ class Tracker:
         selector = f"{SESSION_LABEL}={session}"
         self._selector = selector
         self._watch = PodWatch(api, namespace, selector, self._on_pod, self._pods_now, self._on_list)
+        self._logs = Logs(api, namespace, self._by_stream)
         self._keeper = threading.Thread(target=self._keep, name="clusterjobs-kubernetes-keeper", daemon=True)
 
     def start(self) -> None:
@@ -174,9 +147,7 @@ class Tracker:
             self._stop.wait(0.02)
         self._stop.set()
         self._wake.set()
-        for entry in list(self._entries.values()):
-            if entry.stream is not None:
-                entry.stream.stop()
+        self._logs.stop(list(self._entries.values()))
         self._watch.stop()
         self._pool.shutdown(wait=True)
         if self._keeper.is_alive():
@@ -198,7 +169,10 @@ class Tracker:
             if entry.pod_uid not in ("", reading.uid):
                 return  # the Job has made another one; the first one's end decides
             entry.pod, entry.pod_uid = reading.pod, reading.uid
-            entry.is_node_silent = reading.is_node_silent or (entry.is_node_silent and (is_gone or reading.is_deleted))
+            if reading.is_node_silent:
+                entry.silent_since = entry.silent_since or time.monotonic()
+            elif not (is_gone or reading.is_deleted):
+                entry.silent_since = None
             if reading.status.state.is_terminal:
                 self._end(entry, self._collect, reading)
             elif is_gone or reading.is_deleted:
@@ -263,20 +237,24 @@ class Tracker:
         """Settle a job whose container has ended by itself, or was ended by its node."""
         summary = read_summary(reading.message) if reading.message else None
         if summary is None:
-            self._read_log(entry, _OUTAGE_S)
+            self._logs.read(entry, _OUTAGE_S)
             summary = entry.inbox.summary
         if summary is None:
             self._settle(entry, reading.status, {})
             return
         bundle = entry.inbox.bundle(summary)
         if bundle is None:
-            self._read_log(entry, _OUTAGE_S)
+            self._logs.read(entry, _OUTAGE_S)
             bundle = entry.inbox.bundle(summary)
         if bundle is None:
             detail = f"its node sent {entry.inbox.missing(summary)} of {summary.parts} parts of its result no more"
             self._settle(entry, replace(reading.status, state=JobState.LOST, reason=ExitReason.LOST, detail=detail), {})
             return
         self._settle_with(entry, bundle, summary, reading.status)
+
+    def _by_stream(self, entry: Entry, bundle: bytes, summary: Summary) -> None:
+        """Settle a job whose result came by its log while its container still runs, sending it."""
+        self._settle_with(entry, bundle, summary, replace(entry.status, native_word="Terminated"))
 
     def _settle_with(self, entry: Entry, bundle: bytes, summary: Summary, status: JobStatus) -> None:
         try:
@@ -289,11 +267,11 @@ class Tracker:
 
     def _taken_away(self, entry: Entry, reading: PodReading) -> None:
         """Settle a job whose pod was deleted, by whomever. At once: the Job would make another pod."""
-        self._read_log(entry, _LAST_WORDS_S)
+        self._logs.read(entry, _LAST_WORDS_S)
         nodes = reading.status.nodes
         status = JobStatus(JobState.CANCELLED, "Deleted", ExitReason.CANCELLED_OUTSIDE, "its pod or Job was deleted")
-        if entry.is_node_silent:
-            detail = f"node {nodes} does not answer; its pod was taken from it"
+        if entry.silent_since is not None:
+            detail = f"node {nodes} does not answer"
             status = JobStatus(JobState.FAILED, "NodeLost", ExitReason.NODE_FAILURE, detail)
         self._settle(entry, replace(status, nodes=nodes), {})
 
@@ -305,7 +283,7 @@ class Tracker:
 
     def _cancel(self, entry: Entry) -> None:
         if entry.running_since is not None:
-            self._read_log(entry, _LAST_WORDS_S)
+            self._logs.read(entry, _LAST_WORDS_S)
         status = replace(entry.status, state=JobState.CANCELLED, reason=ExitReason.CANCELLED, native_word="Deleted")
         self._settle(entry, replace(status, detail=""), {})
 
@@ -324,8 +302,7 @@ class Tracker:
             self._to_delete[entry.native_id] = time.monotonic() + _RETRY_S
             entry.status = replace(status, nodes=status.nodes or entry.status.nodes)
         self._tell(entry)
-        if entry.stream is not None:
-            entry.stream.stop()
+        self._logs.leave(entry)
         self._delete(entry.native_id)
 
     def _delete(self, native_id: str) -> None:
@@ -344,69 +321,6 @@ class Tracker:
                 _log.warning("%s", error.args[0])
         self._to_delete.pop(native_id, None)
 
-    def _read_log(self, entry: Entry, patience_s: float) -> None:
-        """Take in a container's log; tries for ``patience_s`` seconds while the server does not answer."""
-        path = f"/api/v1/namespaces/{self._namespace}/pods/{entry.pod}/log"
-        deadline = time.monotonic() + patience_s
-        while entry.pod and not self._stop.is_set():
-            try:
-                timeout_s = min(patience_s, 30.0)
-                for line in self._api.read("GET", path, query={"container": CONTAINER}, timeout_s=timeout_s).split(
-                    b"\n"
-                ):
-                    entry.inbox.take(line)
-                return
-            except ApiError as error:
-                if error.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-                    return  # no such pod, or no container of it that has ever run
-            except ConnectionLost:
-                pass
-            if time.monotonic() + _RETRY_S > deadline:
-                return
-            self._stop.wait(_RETRY_S)
-
-    # ------------------------------------------------------------ logs of jobs that run; a thread for each
-
-    def _follow(self, entry: Entry) -> None:
-        path = f"/api/v1/namespaces/{self._namespace}/pods/{entry.pod}/log"
-        query = {"container": CONTAINER, "follow": "true"}
-        if entry.followed_at > 0:
-            query["sinceSeconds"] = str(int(time.monotonic() - entry.followed_at) + 10)
-        entry.followed_at = time.monotonic()
-        try:
-            entry.stream = self._api.stream(path, query, _SILENCE_S)
-            for line in entry.stream.lines():
-                entry.inbox.take(line)
-                summary = entry.inbox.summary
-                bundle = None if summary is None else entry.inbox.bundle(summary)
-                if bundle is not None and summary is not None:
-                    self._settle_with(entry, bundle, summary, replace(entry.status, native_word="Terminated"))
-                    return
-                if entry.is_settled or self._stop.is_set():
-                    return
-        except BackendError:
-            return  # it is tried again; the watch tells what has become of the pod
-        finally:
-            entry.is_followed = False
-
-    def _start_followers(self, now: float) -> None:
-        with self._lock:
-            running = [
-                each for each in self._entries.values() if each.running_since is not None and not each.is_settled
-            ]
-            free = _FOLLOWERS - sum(entry.is_followed for entry in running)
-            waiting = [
-                entry
-                for entry in running
-                if not entry.is_followed
-                and now - (entry.running_since or now) >= _FOLLOW_AFTER_S
-                and now - entry.followed_at >= _RETRY_S
-            ]
-            for entry in sorted(waiting, key=lambda each: each.followed_at)[: max(0, free)]:
-                entry.is_followed = True
-                name = f"clusterjobs-kubernetes-log-{entry.native_id}"
-                threading.Thread(target=self._guarded, args=(self._follow, entry), name=name, daemon=True).start()
-
     # ------------------------------------------------------------ what nobody tells; on the keeper's thread
 
     def _keep(self) -> None:
@@ -423,12 +337,15 @@ class Tracker:
             if now >= due:
                 self._to_delete[native_id] = now + 30.0
                 self.do(self._delete, native_id)
-        self._start_followers(now)
+        self._logs.follow_some(self._unsettled(), now)
         for entry in self._unsettled():
             if entry.is_ending or not entry.is_accepted:
                 continue
             if entry.trouble_since is not None and now - entry.trouble_since > _START_TROUBLE_S:
                 self._end(entry, self._give_up, entry.status)
+            elif entry.silent_since is not None and now - entry.silent_since > _SILENT_S and not self.trouble:
+                entry.silent_since = now
+                self.do(self._ask_again_after_silence, entry)
             elif entry.is_unschedulable and now - self._asked_nodes > _NODES_S:
                 self._asked_nodes = now
                 self.do(self._ask_nodes)
@@ -438,6 +355,17 @@ class Tracker:
         if now - self._swept > _SWEEP_S:
             self._swept = now
             self.do(self._sweep)
+
+    def _ask_again_after_silence(self, entry: Entry) -> None:
+        """End a job whose node is silent still: what was told before an outage of the server says nothing of it."""
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        try:
+            found = self._api.request("GET", path, query={"labelSelector": f"{JOB_LABEL}={entry.native_id}"})["items"]
+        except BackendError:
+            return
+        for reading in map(read_pod, found):
+            if reading.uid == entry.pod_uid and reading.is_node_silent:
+                self._end(entry, self._taken_away, reading)
 
     def _ask_nodes(self) -> None:
         """End the jobs that ask for more cores than any node has. Who may not see the nodes lets them wait."""

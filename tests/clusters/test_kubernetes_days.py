@@ -65,7 +65,7 @@ def nothing_left(kubernetes_cluster: Cluster) -> Iterator[None]:
     """Look at the end that pods which were being deleted are gone: that takes a kubelet of 1.20 up to 11 s."""
     yield
     words = ("get", "jobs,pods,secrets", "-A", "-l", "app.kubernetes.io/managed-by=clusterjobs", "-o", "name")
-    kubernetes_cluster.wait_for("all pods to be gone", lambda: kubernetes_cluster.kubectl(*words) == "", 60)
+    kubernetes_cluster.wait_for("all pods to be gone", lambda: kubernetes_cluster.kubectl(*words) == "", 240)
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 VERSION = "v1.20.2"
@@ -70,8 +72,7 @@ def build() -> Path:
     if missing:
         raise BuildError(f"building Kubernetes needs {', '.join(missing)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(target.parent / "build.lock", _BUILD_S):
         if not is_built():
             scratch = target.with_suffix(".building")
             shutil.rmtree(scratch, ignore_errors=True)
@@ -81,6 +82,26 @@ def build() -> Path:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+@contextmanager
+def alone(path: Path, within_s: float) -> Iterator[None]:
+    """Hold a lock that all processes of this machine share.
+
+    Raises:
+        BuildError: Another one held it for ``within_s`` seconds.
+    """
+    deadline = time.monotonic() + within_s
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BuildError(f"{path} was held by another process for {within_s:.0f} s") from None
+                time.sleep(0.2)
+        yield
 
 
 def _build(scratch: Path, target: Path) -> None:

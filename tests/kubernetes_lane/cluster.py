@@ -6,7 +6,6 @@ python tests/kubernetes_lane/cluster.py     boots one, says what to export, and 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 else:
     from kubernetes_lane import build, images, pki
 
-_BOOT_S, _STOP_S = 120.0, 10.0
+_BOOT_S, _STOP_S, _TURN_S = 120.0, 10.0, 1800.0
 _PR_SET_PDEATHSIG = 1
 #: What the kubelet and its network plugins change of the machine; put back at the end.
 _SYSCTLS = (
@@ -79,6 +78,8 @@ class Cluster:
         self._sysctls = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
         #: The API server's address.
         self.server = f"https://127.0.0.1:{self._ports[0]}"
+        #: The folder of kubectl and the servers.
+        self.programs = base / "bin"
         #: The administrator's kubeconfig.
         self.kubeconfig = run / "pki" / "admin.conf"
         #: One line of JSON for each request of the administrator.
@@ -356,8 +357,7 @@ def booted() -> Iterator[Cluster]:
     if reason := why_not():
         raise LaneError(reason)
     base = build.build()
-    with (base.parent / "node.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with build.alone(base.parent / "node.lock", _TURN_S):
         clean_machine()
         run = Path(
             tempfile.mkdtemp(prefix="clusterjobs-kubernetes-", dir="/tmp")

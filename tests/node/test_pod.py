@@ -31,14 +31,18 @@ class Container:
             place.mkdir()
 
     def start(
-        self, argv: list[str], files: Mapping[str, bytes] | None = None, parts: int = 1, **environment: str
+        self,
+        argv: list[str],
+        files: Mapping[str, bytes] | None = None,
+        parts: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         contents = {"job/order.json": b"{}", **(files or {})}
         order = {
             "root": str(self.work),
             "directory": "job",
             "argv": argv,
-            "environment": environment,
+            "environment": dict(environment or {}),
             "files": [[name, 1000.0, len(data)] for name, data in contents.items()],
         }
         program = Path(pod.__file__).read_bytes()
@@ -52,7 +56,7 @@ class Container:
 
     def run(self, script: str, **environment: str) -> tuple[int, list[bytes]]:
         """Run a shell script as the job, and give the container's exit code and the lines of its log."""
-        process = self.start(["sh", "-c", f"cd {self.work}/job; {script}"], **environment)
+        process = self.start(["sh", "-c", f"cd {self.work}/job; {script}"], environment=environment)
         out, err = process.communicate(timeout=120)
         assert b"Traceback" not in err, err
         return process.returncode, out.splitlines()
