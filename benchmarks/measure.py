@@ -94,6 +94,18 @@ class Row:
         }
 
 
+@contextmanager
+def kubernetes() -> Iterator[None]:
+    """Have the tests' own Kubernetes up, with this process's environment pointing to it and its kubectl; root only."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from kubernetes_lane.cluster import booted
+
+    with booted() as cluster:
+        path = f"{cluster.programs}{os.pathsep}{os.environ['PATH']}"
+        os.environ.update({**cluster.environment, "PATH": path})
+        yield
+
+
 class Contestant:
     """A process that does tasks its own way; see ``contestants/protocol.py``."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.measure import Contestant, Plan, Row, contestants, race, slurm, sshd, take_turns
+from benchmarks.measure import Contestant, Plan, Row, contestants, kubernetes, race, slurm, sshd, take_turns
 
 RAW_LOCAL = "fresh `python -c pass`"
 MIB = 2**20
@@ -134,6 +134,14 @@ def ssh(plan: Plan) -> Iterator[Row]:
         yield Row("50 jobs over ssh, `map`", floor, "x", 1.5, race(field, "map", many, turns))
 
 
+def on_kubernetes(plan: Plan) -> Iterator[Row]:
+    """Jobs on Kubernetes: on the one that the tests build, as root."""
+    with kubernetes(), contestants("kubernetes") as field:
+        race(field, "one", 1, 1)
+        samples = race(field, "one", 1, plan.turns(0.5))
+        yield Row("one job on Kubernetes", "`kubectl create`, `wait`, `logs`", "x", 1.3, samples)
+
+
 def queries(plan: Plan) -> Iterator[Row]:
     """How often the scheduler is asked while 100 jobs of 20 s run."""
     with slurm(cpus=32):
@@ -204,5 +212,5 @@ def _seconds_of(argv: list[str], folder: str, environment: Mapping[str, str]) ->
 #: Name -> benchmark, in the order in which they run.
 BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     function.__name__.replace("_", "-"): function
-    for function in (idle, local, local_1000, slurm_stock, slurm_quick, ssh, queries, peers)
+    for function in (idle, local, local_1000, slurm_stock, slurm_quick, ssh, on_kubernetes, queries, peers)
 }

@@ -7,8 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.kubernetes_lane import cluster
+else:
+    from kubernetes_lane import cluster
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,11 +26,12 @@ ROWS = {
     "slurm-stock": 3,
     "slurm-quick": 3,
     "ssh": 3,
+    "on-kubernetes": 1,
     "queries": 4,
     "peers": 0,  # they are only measured when they are asked for
 }
 ON_SLURM = [name for name in ROWS if name.startswith("slurm") or name == "queries"]
-ELSEWHERE = [*ON_SLURM, "ssh"]
+ELSEWHERE = [*ON_SLURM, "ssh", "on-kubernetes"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,6 +70,12 @@ def test_a_benchmark_on_slurm_gives_its_rows(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("sshd_cluster")  # skipped where no sshd can be booted
 def test_the_benchmark_over_ssh_gives_its_rows(tmp_path: Path) -> None:
     test_a_benchmark_gives_its_rows("ssh", tmp_path)
+
+
+@pytest.mark.cluster_lane("kubernetes")
+@pytest.mark.skipif(bool(cluster.why_not()), reason="a Kubernetes node needs root")
+def test_the_benchmark_on_kubernetes_gives_its_row(tmp_path: Path) -> None:
+    test_a_benchmark_gives_its_rows("on-kubernetes", tmp_path)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:

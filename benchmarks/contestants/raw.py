@@ -1,14 +1,17 @@
 """The floor: the same trivial work with nothing but the scheduler: ``python -m benchmarks.contestants.raw BACKEND``.
 
 On ``local`` a fresh interpreter that does nothing; on Slurm, ``sbatch`` of one that writes a file, and a look for that
-file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there already.
+file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there already; on Kubernetes,
+``kubectl`` to create a Job of one that prints, to wait for it and to read its log.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -93,10 +96,32 @@ def ssh_trues(count: int) -> None:
         list(pool.map(ssh_true, range(count)))
 
 
+def kubectl(*words: str, text: str | None = None) -> str:
+    """Run kubectl to its end and give what it printed."""
+    return subprocess.run(["kubectl", *words], check=True, capture_output=True, text=True, input=text).stdout
+
+
+def kubernetes_job(_: int = 0) -> None:
+    """Create a Job, wait until it is complete, and read its log; it is deleted by and by."""
+    name = f"raw-{secrets.token_hex(4)}"
+    container = {
+        "name": "job",
+        "image": os.environ["CLUSTERJOBS_KUBERNETES_IMAGE"],
+        "command": ["python3", "-c", "print(42)"],
+    }
+    pod = {"restartPolicy": "Never", "containers": [{**container, "resources": {"limits": {"cpu": "1"}}}]}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": {"spec": pod}}}
+    kubectl("create", "-f", "-", text=json.dumps(job))
+    kubectl("wait", "--for=condition=complete", f"job/{name}", "--timeout=120s")
+    assert kubectl("logs", f"job/{name}") == "42\n"
+    atexit.register(kubectl, "delete", "job", name, "--wait=false")
+
+
 TASKS: dict[str, dict[str, Task]] = {
     "local": {"one": fresh_python, "separate": fresh_pythons, "map": fresh_pythons},
     "slurm": {"one": separate, "separate": separate, "map": array},
     "ssh": {"one": ssh_true, "separate": ssh_trues, "map": ssh_trues},
+    "kubernetes": {"one": kubernetes_job},
 }
 
 if __name__ == "__main__":
