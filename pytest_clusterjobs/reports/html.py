@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pytest_clusterjobs.core.units import format_duration
-from pytest_clusterjobs.reports import digest
+from pytest_clusterjobs.reports import digest, usage
 from pytest_clusterjobs.reports.model import Job, ReportedTest, RunReport, shorten
 
 _TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
@@ -26,6 +26,7 @@ _LOWEST_ROW = 4
 #: Rows of this height have names.
 _NAMED_ROW = 26
 _TICKS = 5
+_MAX_HINTS = 10
 
 
 class Row(NamedTuple):
@@ -72,6 +73,7 @@ def render(report: RunReport) -> str:
         ticks=_ticks(report),
         failures=_texts(report.failures),
         figures=[(test, digest.figure_text(figure), figure) for test in report.tests for figure in test.figures],
+        hints=usage.hint_lines(report.jobs, _MAX_HINTS),
         skipped=digest.reasons(skipped),
         leftovers=digest.leftovers(report),
         duration_s=(report.ended_at - report.started_at).total_seconds(),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_clusterjobs.core.units import format_duration
-from pytest_clusterjobs.reports import digest
+from pytest_clusterjobs.reports import digest, usage
 from pytest_clusterjobs.reports.model import Job, ReportedTest, RunReport, shorten
 
 #: Of a step's summary, in bytes.
@@ -47,6 +47,7 @@ def _head(report: RunReport) -> Iterator[str]:
     if backends:
         titles = ("backend", "ran", "failed", "errors", "skipped", "jobs", "queued", "ran for")
         yield from _table(titles, [_backend_row(backend) for backend in backends])
+    yield from (f"- {_inline(hint)}" for hint in usage.hint_lines(report.jobs, _MAX_JOBS))
     silent = [backend for backend in report.backends if not backend.is_available]
     yield from (f"- {_inline(backend.name)} does not answer: {_inline(backend.reason)}" for backend in silent)
     figures = [(test, figure) for test in report.tests for figure in test.figures]

@@ -111,6 +111,18 @@ class TestInABrowser:
         assert browser.run("Number(document.getElementById('timeline').getAttribute('height'))") == 3 * 8
         assert browser.complaints() == []
 
+    def test_a_search_finds_failures_by_their_logs(self, browser: Browser, tmp_path: Path) -> None:
+        path = tmp_path / "report.html"
+        files.write(run_report(100), str(path))
+        browser.open(path)
+        for words, backend, count in [("", "", 10), ("oom_kill", "", 10), ("kept[29-", "", 1), ("oom_kill", "pbs", 3)]:
+            search(browser, "q", words)
+            search(browser, "backend", backend)
+            found = browser.run(
+                "Array.from(document.querySelectorAll('#failures details')).filter(each => each.offsetHeight).length"
+            )
+            assert found == count, words
+
     def test_the_address_keeps_what_was_chosen(self, browser: Browser, tmp_path: Path) -> None:
         path = tmp_path / "report.html"
         files.write(run_report(100), str(path))
