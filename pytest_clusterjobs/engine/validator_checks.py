@@ -56,7 +56,7 @@ def queued(record: JobRecord) -> list[Check]:
 
 def states(history: Sequence[Transition], restarts: int) -> list[Check]:
     """Check that a job's states came in an order that a job can go through, and its times too."""
-    names = " > ".join(each.state.value for each in history) or "none"
+    names = " > ".join(state for state, _ in itertools.groupby(each.state.value for each in history)) or "none"
     before, wrong = JobState.NEW, ""
     for each in history:
         if each.state is not before and each.state not in _NEXT.get(before, frozenset()):

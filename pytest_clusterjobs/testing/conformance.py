@@ -1,7 +1,6 @@
 """The contract every backend must meet, as one class to subclass::
 
-    class TestSlurm(BackendConformance, backend="slurm"):
-        ...
+    class TestSlurm(BackendConformance, backend="slurm"): ...
 
 Everything runs real jobs. A test that needs something the backend does not offer is skipped, and says what.
 """
@@ -38,6 +37,7 @@ from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.opening import backend_alone
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
+from pytest_clusterjobs.testing.evidence import EvidenceConformance
 from pytest_clusterjobs.transports.local import LocalTransport
 
 
@@ -75,7 +75,7 @@ class PickyError(Exception):
         super().__init__(f"code {code}")
 
 
-class BackendConformance:
+class BackendConformance(EvidenceConformance):
     """Run real jobs on one backend and hold it to the contract. Override the fixtures to fit your cluster."""
 
     #: The name of the backend, or of a profile that `places` knows.
