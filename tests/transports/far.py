@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_clusterjobs.clusters import base
+import pytest
+
+from pytest_clusterjobs.clusters import base, places
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.transports.ssh import SSHTransport
 
@@ -19,12 +21,15 @@ _numbers = itertools.count()
 
 @contextmanager
 def far_machine(*conf_lines: str) -> Iterator[RunningCluster]:
-    """Give an sshd of one's own."""
+    """Give an sshd of one's own; it goes again, whatever the test does to HOME meanwhile, as pytester does."""
     name = f"own-{os.getpid()}-{next(_numbers)}"
+    home = str(places.base_directory())
     try:
         yield base.up("sshd", name=name, conf_lines=conf_lines)
     finally:
-        base.down("sshd", name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLUSTERJOBS_CLUSTERS_DIR", home)
+            base.down("sshd", name)
 
 
 @contextmanager
