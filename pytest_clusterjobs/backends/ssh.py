@@ -32,7 +32,7 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import SCRIPT
 from pytest_clusterjobs.backends.ssh_link import HostLink, LinkOptions, Package
-from pytest_clusterjobs.core.errors import BackendUnavailable, ClusterJobsError, ConfigError, SpecError
+from pytest_clusterjobs.core.errors import BackendUnavailable, ClusterJobsError, ConfigError, ConnectionLost, SpecError
 from pytest_clusterjobs.core.naming import nearest, slug
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
@@ -89,7 +89,7 @@ class SshBackend(Backend):
 
         Raises:
             BackendUnavailable: No host is named, or none can be used.
-            ConnectionLost: The only host cannot be reached now.
+            ConnectionLost: No host can be reached now.
         """
         links = self._usable_links()
         facts = [link.facts or {} for link in links]
@@ -180,8 +180,8 @@ class SshBackend(Backend):
         """Connect to the hosts that are not connected, all at once, and give those that can be used.
 
         Raises:
-            BackendUnavailable: There is none.
-            ConnectionLost: There is one, and it cannot be reached now.
+            BackendUnavailable: There is none, and trying again would not help.
+            ConnectionLost: There is none now.
         """
         if not self._ways:
             raise BackendUnavailable(
@@ -205,9 +205,12 @@ class SshBackend(Backend):
         usable = [link for link in links if link.wait_ready(max(0.0, deadline - time.monotonic()))]
         if usable:
             return usable
-        if len(links) == 1 and links[0].error is not None:
-            raise links[0].error
-        raise BackendUnavailable("; ".join(f"{link.host}: {_why(link)}" for link in links), self.name)
+        errors = [link.error for link in links]
+        if len(errors) == 1 and errors[0] is not None:
+            raise errors[0]
+        is_for_good = all(error is not None and not error.transient for error in errors)
+        kind = BackendUnavailable if is_for_good else ConnectionLost
+        raise kind("; ".join(f"{link.host}: {_why(link)}" for link in links), self.name)
 
     def _link_options(self, host: str) -> LinkOptions:
         settings, run_name = self.settings, self._run_name

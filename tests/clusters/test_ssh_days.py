@@ -146,6 +146,16 @@ def test_a_host_that_is_away_for_a_while_changes_no_state(far: Site) -> None:
     running.finish()
 
 
+def test_a_host_that_is_away_at_the_beginning_is_waited_for(far: Site) -> None:
+    far.shut_down()
+    run = far.run()
+    job = call(run, abs, -6)
+    assert not job.state.is_terminal
+    assert "clusterjobs cannot be reached" in run.probe("ssh").reason
+    far.start_again()
+    assert job.result(PATIENCE_S) == 6
+
+
 def test_what_ended_while_nobody_listened_is_told_afterwards(far: Site) -> None:
     run = far.run()
     running, other = Counted(far, run), command(run, "echo started; sleep 0.3; exit 7")
