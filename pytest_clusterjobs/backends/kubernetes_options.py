@@ -92,7 +92,7 @@ def read_options(options: Mapping[str, str], environment: Mapping[str, str] | No
         environment: Where variables are looked up; None: this process's.
 
     Raises:
-        ConfigError: There is no such option or variable, or a value is wrong; the message has what is allowed.
+        ConfigError: There is no such option, or a value is wrong; the message has what is allowed.
     """
     given = {**_from_variables(os.environ if environment is None else environment), **options}
     for name in given:
@@ -106,8 +106,9 @@ def read_options(options: Mapping[str, str], environment: Mapping[str, str] | No
 
 
 def _from_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    found = {name: text for name, text in environment.items() if name.startswith(VARIABLE_PREFIX)}
-    return {name.removeprefix(VARIABLE_PREFIX).lower(): text for name, text in found.items()}
+    """Give the options that variables set. Other variables with that beginning are somebody else's: credentials."""
+    known = {name: f"{VARIABLE_PREFIX}{name.upper()}" for name in OPTION_NAMES}
+    return {name: environment[variable] for name, variable in known.items() if variable in environment}
 
 
 def _text(name: str, text: str) -> str:

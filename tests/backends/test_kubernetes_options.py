@@ -25,10 +25,13 @@ def test_variables_set_options_and_a_profile_sets_them_above() -> None:
     assert (read.image, read.namespace) == ("b:2", "ci")
 
 
-def test_the_backend_reads_them_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLUSTERJOBS_KUBERNETES_IMAEG", "x")
+def test_variables_that_are_no_options_may_be_credentials_and_are_left_alone() -> None:
+    assert read_options({}, {"CLUSTERJOBS_KUBERNETES_TOKEN": "x"}) == KubernetesOptions()
+
+
+def test_the_backend_reads_them_when_it_is_made() -> None:
     with pytest.raises(ConfigError, match="no option 'imaeg' — did you mean 'image'"):
-        KubernetesBackend(LocalTransport(), BackendSettings())
+        KubernetesBackend(LocalTransport(), BackendSettings(options={"imaeg": "x"}))
     assert "image" in KubernetesBackend.option_names
     assert KubernetesBackend.option_names == OPTION_NAMES
 
