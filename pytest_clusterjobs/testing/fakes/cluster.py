@@ -22,18 +22,18 @@ is found through ``/proc``.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
-import math
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
+
+from pytest_clusterjobs.testing.fakes.processes import let_go_of_all_but, start_time
 
 HELD, QUEUED, RUNNING, ENDING, ENDED = "held", "queued", "running", "ending", "ended"
 
@@ -49,8 +49,6 @@ CREATE TABLE calls (argv TEXT);
 """
 _SINGLE = -1
 _SETTINGS = {"slots": 1, "is_scheduling": True, "is_closing": False, "end_delay_s": 0.0}
-_SET_CHILD_SUBREAPER = 36  # prctl(2)
-_OWNER_CHECK_S = 2.0
 _FORK_S = 2.0
 
 
@@ -227,7 +225,7 @@ class FakeCluster:
         cluster = cls(directory)
         with closing(cluster._connect()) as connection:
             connection.executescript("PRAGMA journal_mode = WAL;" + _TABLES)
-        own = {"owner": [os.getpid(), _start_time(os.getpid())], **_SETTINGS}
+        own = {"owner": [os.getpid(), start_time(os.getpid())], **_SETTINGS}
         with cluster.change() as queue:
             for name, value in {**own, **settings}.items():
                 queue.set(name, value)
@@ -328,6 +326,8 @@ class FakeCluster:
 
         In a job that submits jobs, the shepherd of that job would otherwise take the new one for something left behind.
         """
+        from pytest_clusterjobs.testing.fakes.shepherd import Shepherd
+
         known, tell = os.pipe()
         middle = os.fork()
         if middle:
@@ -340,7 +340,7 @@ class FakeCluster:
         try:
             os.setsid()
             if os.fork() == 0:
-                tell = _let_go_of_all_but(tell)
+                tell = let_go_of_all_but(tell)
                 Shepherd(self, job).work(lambda: os.close(tell))
             code = 0
         finally:
@@ -369,7 +369,7 @@ class FakeCluster:
     def _end_without_shepherd(self, jobs: Iterable[FakeJob]) -> None:
         """End jobs whose shepherd somebody has killed: what is in their sessions."""
         for job in jobs:
-            if job.pid is not None and job.pid_started == _start_time(job.pid):
+            if job.pid is not None and job.pid_started == start_time(job.pid):
                 with suppress(ProcessLookupError):
                     os.killpg(job.pid, signal.SIGKILL)
 
@@ -378,202 +378,4 @@ def _is_watched(job: FakeJob) -> bool:
     """Tell whether a job's shepherd is there, or about to be forked by whoever has just started the job."""
     if job.shepherd is None:
         return time.time() - (job.started_at or 0) < _FORK_S
-    return bool(_start_time(job.shepherd))
-
-
-def _let_go_of_all_but(descriptor: int) -> int:
-    """Close everything but one descriptor, which becomes number 3."""
-    os.dup2(descriptor, 3)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nothing, standard)
-    os.closerange(4, 256)
-    return 3
-
-
-class Shepherd:
-    """The process that watches one job."""
-
-    def __init__(self, cluster: FakeCluster, job: FakeJob) -> None:
-        self._cluster, self._job = cluster, job
-        self._status: int | None = None
-
-    def work(self, is_known: Callable[[], object]) -> None:
-        """Run the job to its end, and start what can start then.
-
-        Args:
-            is_known: Called once the queue knows this shepherd.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-        for number in _AWAITED:
-            signal.signal(number, lambda *_: None)  # an ignored signal would never be seen pending
-        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        _wipe_environment()
-        self._update(lambda job: setattr(job, "shepherd", os.getpid()))
-        is_known()
-        if not self._job.is_to_be_deleted:
-            self._run()
-        self._job.ended_at = time.time()
-        self._kill_all()
-        with self._cluster.look() as queue:
-            delay_s = float(queue.setting("end_delay_s", 0.0))
-        self._cluster.finish(self._job)
-        if delay_s:
-            self._update(lambda job: setattr(job, "state", ENDING))
-            self._wait(delay_s, lambda: False)
-        self._update(self._note_end)
-
-    def _update(self, change: Callable[[FakeJob], object]) -> None:
-        """Change the job as it is now, and keep what was found out about it."""
-        with self._cluster.change() as queue:
-            job = queue.job(*self._job.key) or self._job
-            for name in ("started_at", "ended_at", "pid", "pid_started", "cause", "facts"):
-                setattr(job, name, getattr(self._job, name))
-            change(job)
-            queue.save(job)
-            self._job = job
-
-    def _note_end(self, job: FakeJob) -> None:
-        job.state = ENDED
-        if self._status is not None:
-            code = os.waitstatus_to_exitcode(self._status)
-            job.exit_code, job.signal = (None, -code) if code < 0 else (code, None)
-        elif not job.cause:
-            job.cause = DELETED
-
-    def _run(self) -> None:
-        job = self._job
-        environment = {**job.environment, **self._cluster.prepare(job)}
-        job.pid = os.fork()
-        if job.pid == 0:
-            self._exec(environment)
-        job.pid_started = _start_time(job.pid)
-        self._update(lambda job: None)
-        limit = math.inf if job.time_limit_s is None else time.monotonic() + job.time_limit_s
-        while self._status is None:
-            if self._is_wanted_gone():
-                self._job.cause = DELETED
-                self._end(self._cluster.delete_signals)
-                break
-            left = limit - time.monotonic()
-            if left <= 0:
-                self._job.cause = TIME_LIMIT
-                self._end(self._cluster.limit_signals)
-                break
-            self._pause(min(left, _OWNER_CHECK_S))
-
-    def _end(self, signals: Iterable[tuple[int, float]]) -> None:
-        with self._cluster.look() as queue:
-            is_closing = queue.setting("is_closing", False)
-        for number, patience_s in () if is_closing else signals:
-            _signal_all(number, self._others())
-            self._wait(patience_s, lambda: self._status is not None and not self._others())
-
-    def _exec(self, environment: Mapping[str, str]) -> None:
-        job = self._job
-        try:
-            os.setsid()
-            for number in (*_AWAITED, signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            out = _open(job.stdout)
-            os.dup2(out, 1)
-            os.dup2(out if job.stderr == job.stdout else _open(job.stderr), 2)
-            os.closerange(3, 256)
-            os.chdir(job.cwd)
-            os.execve(job.argv[0], job.argv, dict(environment))  # noqa: S606 - what was submitted
-        except OSError as error:
-            os.write(2, f"{job.argv[0]}: {error}\n".encode())
-        finally:
-            os._exit(127)
-
-    def _is_wanted_gone(self) -> bool:
-        with self._cluster.look() as queue:
-            job = queue.job(*self._job.key)
-            owner = queue.setting("owner")
-        is_orphan = owner is not None and _start_time(owner[0]) != owner[1]
-        self._job.is_to_be_deleted = is_orphan or job is None or job.is_to_be_deleted
-        return self._job.is_to_be_deleted
-
-    def _pause(self, seconds: float) -> None:
-        """Wait until a child ends or somebody knocks."""
-        signal.sigtimedwait(_AWAITED, seconds)
-        self._reap()
-
-    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition() and (left := deadline - time.monotonic()) > 0:
-            self._pause(left)
-
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                if pid == self._job.pid:
-                    self._status = status
-
-    def _others(self) -> list[int]:
-        """Give all that descends from the job; jobs that it submitted have shepherds of their own."""
-        with self._cluster.look() as queue:
-            shepherds = {job.shepherd for job in queue.jobs(RUNNING, ENDING)}
-        return _descendants(os.getpid(), shepherds)
-
-    def _kill_all(self) -> None:
-        deadline = time.monotonic() + 10
-        while (left := self._others()) and time.monotonic() < deadline:
-            _signal_all(signal.SIGKILL, left)
-            self._pause(0.1)
-
-
-_AWAITED = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-def _wipe_environment() -> None:
-    """Leave nothing of our caller's environment in ``/proc/PID/environ``, by which jobs end what they left behind."""
-    facts = _stat(os.getpid())
-    start, end = int(facts[47]), int(facts[48])  # env_start and env_end (proc(5))
-    if 0 < start < end:
-        ctypes.memset(start, 0, end - start)
-
-
-def _open(path: str) -> int:
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
-
-
-def _signal_all(number: int, pids: Iterable[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def _descendants(pid: int, apart_from: Collection[int | None]) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for each in filter(str.isdigit, os.listdir("/proc")):
-        facts = _stat(int(each))
-        if facts and facts[0] != "Z":
-            children.setdefault(int(facts[1]), []).append(int(each))
-    found, todo = [], [pid]
-    while todo:
-        for child in children.get(todo.pop(), ()):
-            if child not in apart_from:
-                found.append(child)
-                todo.append(child)
-    return found
-
-
-def _start_time(pid: int) -> str:
-    """Give a process's start time in the kernel's ticks, "" when there is none."""
-    facts = _stat(pid)
-    return facts[19] if facts and facts[0] != "Z" else ""
-
-
-def _stat(pid: int) -> list[str]:
-    """Give ``/proc/PID/stat`` from the third field on (proc(5)): state, parent, ...; empty when it is gone."""
-    with suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()
-    return []
+    return bool(start_time(job.shepherd))
