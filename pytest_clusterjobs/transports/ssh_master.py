@@ -50,6 +50,7 @@ class Master:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._directory: Path | None = None
+        self._way: list[str] = []
         self._starts = 0
         self._failures = 0
         self._error: Exception | None = None
@@ -71,12 +72,9 @@ class Master:
                 if seen != self._failures and self._error is not None:  # somebody has just tried for us, too
                     raise copy.copy(self._error)
                 self._connect(deadline)
-            socket = self._socket()
+            return self._way
         finally:
             self._turn.release()
-        # Its configuration is read by the master alone. Where the socket is dead, no way of its own must be found.
-        options = ("ControlMaster=no", "BatchMode=yes", "ProxyCommand=false", "LogLevel=ERROR")
-        return [_ssh(), "-F", "/dev/null", "-S", socket, "-T", *_options(options), "--", self._host]
 
     def broke(self) -> None:
         """Take a hint that the connection may be gone: give the master a moment to end, so that nobody uses it."""
@@ -152,6 +150,9 @@ class Master:
             start_new_session=not os.isatty(0),
         )
         self._await(mark.encode() + b"\n", deadline)
+        # Its configuration is read by the master alone. Where the socket is dead, no way of its own must be found.
+        alone = _options(("ControlMaster=no", "BatchMode=yes", "ProxyCommand=false", "LogLevel=ERROR"))
+        self._way = [ssh, "-F", "/dev/null", "-S", self._socket(), "-T", *alone, "--", self._host]
         self._ask_file().unlink(missing_ok=True)
 
     def _await(self, mark: bytes, deadline: float) -> None:
