@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pytest_clusterjobs.plugin import rerun, xdist
 from pytest_clusterjobs.plugin.session import ClusterSession
 from pytest_clusterjobs.reports import files
-from pytest_clusterjobs.reports.model import RunReport
+from pytest_clusterjobs.reports.model import RunReport, clean
 
 
 class Destinations(NamedTuple):
@@ -29,7 +29,7 @@ def destinations(session: ClusterSession) -> Destinations:
     """Give where the report of this session goes: nowhere when pytest only looks for tests."""
     if session.config.option.collectonly:
         return Destinations()
-    return Destinations(session.values.report, os.environ.get("GITHUB_STEP_SUMMARY", ""))
+    return Destinations(session.values.report, "" if _is_in_a_job() else os.environ.get("GITHUB_STEP_SUMMARY", ""))
 
 
 def publish(session: ClusterSession, report: RunReport, where: Destinations) -> tuple[RunReport, list[str]]:
@@ -40,15 +40,20 @@ def publish(session: ClusterSession, report: RunReport, where: Destinations) -> 
     """
     problems = _update_baseline(session, report)
     command, listed = rerun.command(session, [test.nodeid for test in report.failures], where.paths)
-    report = replace(report, rerun=command).cleaned()
+    report = replace(report, rerun=clean(command))
     if listed:
-        problems += _try(rerun.list_path(where.paths), lambda path: files.write_text(listed, path))
+        problems += _try(rerun.list_path(where.paths), lambda path: files.write_pieces([listed], path))
     for path in where.paths:
         problems += _try(path, lambda path: files.write(report, path))
     forgotten = _remember(session, report)
     if where.step_summary and report.is_about_clusters:
         problems += _try(where.step_summary, lambda path: _append_summary(report, path))
     return replace(report, problems=(*report.problems, *problems, *forgotten)), problems
+
+
+def _is_in_a_job() -> bool:
+    """Tell whether this pytest is itself what a job runs: the run that submitted it reports."""
+    return "CLUSTERJOBS_JOB_ID" in os.environ
 
 
 def _update_baseline(session: ClusterSession, report: RunReport) -> list[str]:
@@ -65,7 +70,7 @@ def _update_baseline(session: ClusterSession, report: RunReport) -> list[str]:
 
 def _remember(session: ClusterSession, report: RunReport) -> list[str]:
     """Add the run to the history. It is no reason to fail that this cannot be done."""
-    if not session.values.history or session.config.option.collectonly:
+    if not session.values.history or session.config.option.collectonly or _is_in_a_job():
         return []
     from pytest_clusterjobs.reports import history
 

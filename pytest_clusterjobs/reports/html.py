@@ -47,8 +47,8 @@ class Row(NamedTuple):
     bars: tuple[tuple[str, float, float], ...]
 
 
-def render(report: RunReport) -> str:
-    """Give the report as the text of an HTML file."""
+def render(report: RunReport) -> Iterator[str]:
+    """Give the report as the pieces of an HTML file."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -63,7 +63,7 @@ def render(report: RunReport) -> str:
     digested = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rows = _rows(report)
     skipped = [test for test in report.tests if test.outcome == "skipped" and (test.is_cluster_test or test.backend)]
-    return environment.get_template("report.html").render(
+    return environment.get_template("report.html").generate(
         report=report,
         counts=digest.counts_text(report),
         backends=digest.by_backend(report),

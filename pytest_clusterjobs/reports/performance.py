@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pytest_clusterjobs.core.errors import ConfigError, SpecError
 from pytest_clusterjobs.core.naming import nearest
-from pytest_clusterjobs.reports.files import write_text
+from pytest_clusterjobs.reports.files import write_pieces
 from pytest_clusterjobs.reports.model import RunReport
 
 #: Version of the layout of the file.
@@ -190,7 +190,7 @@ def update(path: str, known: References, report: RunReport) -> None:
             lower, upper = _tolerances(figure)
             backends[backend] = Reference(float(f"{figure['value']:.6g}"), lower, upper, figure["unit"])
     ordered = {test: {metric: metrics[metric] for metric in sorted(metrics)} for test, metrics in sorted(tests.items())}
-    write_text(json.dumps({"schema": SCHEMA, "tests": ordered}, indent=1) + "\n", path)
+    write_pieces([json.dumps({"schema": SCHEMA, "tests": ordered}, indent=1), "\n"], path)
 
 
 def _tolerances(figure: Mapping[str, Any]) -> tuple[float | None, float | None]:

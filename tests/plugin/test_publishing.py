@@ -173,6 +173,47 @@ def test_what_cannot_be_written_fails_the_run_and_is_said(
     assert json.loads((project.path / "out.json").read_text())["counts"]["passed"] == 1
 
 
+def test_values_of_the_environment_are_in_no_report(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary, state = project.path / "step.md", project.path / "state"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setenv("OUTER_VALUE", "planted-outside")
+    project.makepyfile(
+        """
+        import os
+        from pytest_clusterjobs import cluster
+
+        VALUE = "-".join(["planted", "inside"])
+
+        @cluster(env={"INNER_VALUE": VALUE})
+        def test_fails():
+            assert os.environ["INNER_VALUE"].endswith("-inside")
+            assert os.environ["OUTER_VALUE"].endswith("-outside")
+            raise RuntimeError
+        """
+    )
+    reports = [f"--cluster-report=out/run{suffix}" for suffix in (".json", ".md", ".html")]
+    result = project.runpytest_subprocess("--cluster=local", "--junit-xml=out/junit.xml", *reports)
+    result.assert_outcomes(failed=1)
+    files = [*(project.path / "out").iterdir(), summary, *state.rglob("*.sqlite3")]
+    assert len(files) == 6
+    for text in (result.stdout.str().encode(), *(path.read_bytes() for path in files)):
+        assert b"planted-inside" not in text
+        assert b"planted-outside" not in text
+
+
+def test_a_pytest_inside_a_job_writes_no_summary_and_remembers_nothing(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, state = project.path / "step.md", project.path / "state"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setenv("CLUSTERJOBS_JOB_ID", "1")
+    project.makepyfile("import pytest\n@pytest.mark.real_world\ndef test_x(): pass")
+    project.runpytest_inprocess("--cluster=local").assert_outcomes(passed=1)
+    assert (summary.exists(), state.exists()) == (False, False)
+
+
 def test_reports_can_be_named_in_the_ini_file(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nclusterjobs_report = out/a.json, out/b.md\n  out/a.json")
     project.makepyfile("def test_x(): pass")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_clusterjobs.reports import files, html
-from pytest_clusterjobs.reports.model import ReportedTest
+from pytest_clusterjobs.reports import files
+from pytest_clusterjobs.reports.model import ReportedTest, RunReport
 from tests.reports.browser import Browser
 from tests.reports.samples import job, run_report
 
@@ -19,13 +19,17 @@ from tests.reports.samples import job, run_report
 KEEP = os.environ.get("SCREENSHOTS")
 
 
+def page_of(report: RunReport) -> str:
+    return "".join(files.render(report, ".html"))
+
+
 def test_five_thousand_jobs_fit_into_five_megabytes() -> None:
-    assert len(html.render(run_report(5000)).encode()) < 5_000_000
+    assert len(page_of(run_report(5000)).encode()) < 5_000_000
 
 
 def test_what_users_and_jobs_write_stays_text() -> None:
     test = ReportedTest("test_a.py::test_x[<i>]", "failed", "slurm", reason="</summary><script>", text="</pre><script>")
-    text = html.render(replace(run_report(1), tests=(test,), rerun="echo '</pre><script>'"))
+    text = page_of(replace(run_report(1), tests=(test,), rerun="echo '</pre><script>'"))
     assert text.count("<script") == 1
     assert "test_x[&lt;i&gt;]" in text
 
@@ -35,14 +39,14 @@ def test_an_unfinished_job_and_one_without_times_have_rows() -> None:
     waits["metrics"].update(started_at=None, ended_at=None, run_time_s=None)
     waits["state"] = "PENDING"
     unknown["metrics"] = {"unknown": {}}
-    text = html.render(replace(run_report(0), other_jobs=(waits, unknown)))
+    text = page_of(replace(run_report(0), other_jobs=(waits, unknown)))
     assert re.findall(r'<rect class="(\w+)"', text) == ["queue"]
     assert text.count("<tr data-state=") == 2
 
 
 def test_texts_beyond_the_room_are_left_out_and_said_to_be() -> None:
     test = ReportedTest("test_a.py::test_x", "failed", text="x" * 20_000)
-    text = html.render(replace(run_report(0), tests=(test,) * 60))
+    text = page_of(replace(run_report(0), tests=(test,) * 60))
     assert (text.count("<pre>"), text.count("There is no room for its text here")) == (50, 10)
 
 

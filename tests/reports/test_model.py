@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_report_keeps_to_its_schema() -> None:
     figure = {"metric": "m", "value": 1.5, "unit": "s", "reference": None, "lower": None, "upper": None, "passed": None}
     told = run_report(20)
     full = replace(told, other_jobs=(job(1),), tests=(*told.tests, ReportedTest("a", "passed", figures=(figure,))))
-    assert list(validator.iter_errors(json.loads(json_report.render(full)))) == []
+    assert list(validator.iter_errors(json.loads("".join(json_report.render(full))))) == []
     wrongs: tuple[dict[str, Any], ...] = (
         {"schema": 2},
         {"more": 1},
@@ -89,11 +90,11 @@ def test_a_report_keeps_to_its_schema() -> None:
         {"other_jobs": [{**job(1), "state": "?"}]},
     )
     for wrong in wrongs:
-        assert list(validator.iter_errors({**json.loads(json_report.render(told)), **wrong})), wrong
+        assert list(validator.iter_errors({**json.loads("".join(json_report.render(told))), **wrong})), wrong
 
 
 def test_rendered_json_says_the_same() -> None:
-    loaded = json.loads(json_report.render(report()))
+    loaded = json.loads("".join(json_report.render(report())))
     assert loaded == report().to_dict()
     assert (loaded["schema"], loaded["run_id"], loaded["duration_s"]) == (1, "1a2b3c4d", 3.0)
     assert loaded["started_at"] == "2025-03-01T12:00:00.000+00:00"
@@ -112,6 +113,21 @@ def test_the_suffix_is_the_format(tmp_path: Path, suffix: str, start: str) -> No
     assert suffix in REPORT_SUFFIXES
     files.write(run_report(1), str(tmp_path / f"report{suffix}"))
     assert (tmp_path / f"report{suffix}").read_text().startswith(start)
+
+
+def test_reports_of_many_jobs_need_little_memory(tmp_path: Path) -> None:
+    """What a report holds of a job, and what writing it takes on top; a run may grow by 20 kB for each."""
+    for suffix in REPORT_SUFFIXES:  # what is loaded once does not count
+        files.write(run_report(1), str(tmp_path / f"report{suffix}"))
+    tracemalloc.start()
+    try:
+        many = run_report(1000).cleaned()
+        for suffix in REPORT_SUFFIXES:
+            files.write(many, str(tmp_path / f"report{suffix}"))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes / 1000 < 12_000
 
 
 def test_writing_makes_the_directory_and_leaves_nothing_else(tmp_path: Path) -> None:
