@@ -12,6 +12,9 @@ PYTEST := -m pytest -q -p no:cacheprovider
 LANES := slurm sge sshd
 PARTS := lint types $(LANES) fast oldest slow docs
 
+# For the tests of the HTML report, which are skipped without one; 100 MB where it must be fetched.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
+
 comma := ,
 # It is for the lanes alone: the other parts see the environment that a user's tests see.
 unexport CLUSTERJOBS_REQUIRE_LANES
@@ -51,6 +54,7 @@ demo: $(VENV)/.demo
 # The parts overlap: lanes on schedulers mostly wait.
 test: $(VENV)/.test $(OLDEST)/.test
 	@rm -rf $(REPORTS) && mkdir -p $(REPORTS)
+	@command -v $(BROWSERS) >/dev/null || .ci/packages chromium-headless-shell || true
 	@required='$(REQUIRED)'; if .ci/packages; then required='$(LANES)'; fi; \
 	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target REQUIRED="$$required" $(PARTS) || code=1; \
 	$(VENV)/bin/python .ci/report.py $$required || code=1; \
