@@ -142,6 +142,7 @@ def _apt(scratch: Path) -> list[str]:
 
 def _unpack(debs: Path, name: str, target: Path) -> None:
     (package,) = debs.glob(f"{name}_*.deb")
+    target.mkdir(parents=True, exist_ok=True)
     _run(["dpkg-deb", "-x", str(package), str(target)], debs)
 
 
