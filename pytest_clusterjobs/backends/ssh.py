@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +33,14 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import SCRIPT
 from pytest_clusterjobs.backends.ssh_link import HostLink, LinkOptions, Package
-from pytest_clusterjobs.core.errors import BackendUnavailable, ClusterJobsError, ConfigError, ConnectionLost, SpecError
+from pytest_clusterjobs.core.errors import (
+    BackendUnavailable,
+    ClusterJobsError,
+    ConfigError,
+    ConnectionLost,
+    SpecError,
+    SubmitError,
+)
 from pytest_clusterjobs.core.naming import nearest, slug
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
@@ -94,7 +102,7 @@ class SshBackend(Backend):
         links = self._usable_links()
         facts = [link.facts or {} for link in links]
         down = [link for link in self._links.values() if link not in links]
-        told = [f"{link.host}: {link.slots} slots" for link in links]
+        told = [f"{link.host}: {link.slots} slots{_other_python(link)}" for link in links]
         return BackendInfo(
             version=f"ssh ({facts[0]['system']}, Python {facts[0]['python']})",
             nodes=len(links),
@@ -234,7 +242,7 @@ class SshBackend(Backend):
         largest = max(links, key=lambda link: link.slots)
         memory = int((largest.facts or {})["memory_bytes"])
         direct.refuse_impossible(submission, self.name, largest.slots, memory, "hosts that each run jobs alone")
-        raise BackendUnavailable(f"{submission.name}: no host has the cores and the memory together", self.name)
+        raise SubmitError(f"{submission.name}: no host has the cores and the memory together", self.name)
 
     def _spread(
         self, submission: Submission, links: Sequence[HostLink]
@@ -338,6 +346,15 @@ def parse_linger(text: str) -> float:
     if linger_s < _SHORTEST_LINGER_S:
         raise ConfigError(f"options.linger={text!r} must be {_SHORTEST_LINGER_S:g} s or more")
     return linger_s
+
+
+def _other_python(link: HostLink) -> str:
+    version, here = str((link.facts or {})["python"]), "{}.{}".format(*sys.version_info)
+    if version.split(".")[:2] == here.split("."):
+        return ""
+    return (
+        f", and Python {version}: functions come from Python {here} here and need it there, which the key python names"
+    )
 
 
 def _why(link: HostLink) -> str:

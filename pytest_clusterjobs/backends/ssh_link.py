@@ -80,8 +80,6 @@ class Package:
     alive: dict[str, str]
     #: The keeper that it was given to, or that has a part of its files; "": none yet.
     keeper: str = ""
-    #: True when it was sent to that keeper.
-    is_sent: bool = False
 
 
 class HostLink:
@@ -115,7 +113,7 @@ class HostLink:
         self._logs: dict[str, threading.Event] = {}
         self._fetching: set[str] = set()
         self._is_ready, self._stop = threading.Event(), threading.Event()
-        self._is_connected = self._is_closing = False
+        self._is_connected = self._is_closing = self._is_over_there = False
         self._heard_at = 0.0
         self._tries = 0
         self._fetchers: ThreadPoolExecutor | None = None
@@ -196,6 +194,13 @@ class HostLink:
             self._fetchers.shutdown(wait=False, cancel_futures=True)
         self.transport.close()
         self._thread.join(_CLOSE_S)
+        if self.facts is not None and not self._is_over_there:
+            _log.warning(
+                "clusterjobs: %s could not be told that the run has ended; what runs there ends by itself %g s "
+                "after it has last heard of us",
+                self.host,
+                self._options.linger_s,
+            )
 
     def _ring(self) -> None:
         with suppress(OSError):  # the thread has ended
@@ -302,7 +307,7 @@ class HostLink:
             packages, self._unsent = self._unsent, []
             notes, self._notes = self._notes, []
             for package in packages:
-                package.keeper, package.is_sent = self.keeper, True
+                package.keeper = self.keeper
         for message in (*(package.message for package in packages), *notes):
             wire.send(message)
 
@@ -317,6 +322,8 @@ class HostLink:
             self._greet(wire, message)
         elif "logs" in message:
             self._take_logs(message)
+        elif "closed" in message:
+            self._is_over_there = True
         elif "id" in message:
             self._hear(message)
 
@@ -333,7 +340,7 @@ class HostLink:
             self._unsent = [each for each in packages if each not in given_to_others and not known & each.alive.keys()]
             self._notes = [{"cancel": sorted(self._cancelled)}] if self._cancelled else []
             self.facts, self.error, self._tries = hello, None, 0
-            self._is_connected = True
+            self._is_connected, self._is_over_there = True, False
             gone = [native_id for package in given_to_others for native_id in package.alive]
         for native_id in gone:
             self._end(native_id, "NODE_FAIL", None, f"the job server on {self.host} died, or the host was restarted")
@@ -342,8 +349,9 @@ class HostLink:
     def _hear(self, message: Mapping[str, Any]) -> None:
         native_id, word = message["id"], message["word"]
         package = self._packages.get(native_id)
-        if package is None:
-            self._acknowledge(native_id)
+        if package is None:  # it was told before, or given up as lost
+            is_alive = word in ("PENDING", "RUNNING")
+            self._note({"cancel": [native_id]} if is_alive else {"ack": [native_id]})
         elif word in ("PENDING", "RUNNING"):
             self._on_word(native_id, word, None, "")
         elif native_id not in self._fetching:
@@ -403,11 +411,11 @@ class HostLink:
             self._fetching.discard(native_id)
             self._cancelled.discard(native_id)
         self._on_word(native_id, word, code, detail)
-        self._acknowledge(native_id)
+        self._note({"ack": [native_id]})
 
-    def _acknowledge(self, native_id: str) -> None:
+    def _note(self, message: dict[str, Any]) -> None:
         with self._lock:
-            self._notes.append({"ack": [native_id]})
+            self._notes.append(message)
         if threading.current_thread() is not self._thread:
             self._ring()
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Tuple
 
 #: What a job leaves that is wanted at home.
 LEFT = ("start.json", "stdout.log", "stderr.log", "result.cj")
@@ -224,7 +224,7 @@ class Keeper:
         elif "ack" in message:
             self._forget(message["ack"])
         elif "logs" in message:
-            found = read_files(self._directories.get(message["logs"], ""), ("stdout.log", "stderr.log"))
+            found = read_files(self._directories.get(message["logs"], ""), ("stdout.log", "stderr.log"), ends=True)
             self._say({"logs": message["logs"], **found})
         elif "close" in message:
             self._is_over = True
@@ -387,10 +387,13 @@ def slots_folder() -> str:
     return os.environ.get("CLUSTERJOBS_LOCAL_SLOTS", shared)
 
 
-def read_files(directory: str, names: Any) -> Dict[str, Any]:
-    """Give files of a directory: ``files`` with what is in the small ones, ``large`` with the names of large ones."""
+def read_files(directory: str, names: Tuple[str, ...], *, ends: bool = False) -> Dict[str, Any]:
+    """Give files of a directory: ``files`` with what is in small ones, ``large`` with the names of large ones.
+
+    ``ends``: give the ends of large ones instead.
+    """
     files: Dict[str, str] = {}
-    large: Set[str] = set()
+    large: List[str] = []
     for name in names:
         try:
             descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -400,11 +403,12 @@ def read_files(directory: str, names: Any) -> Dict[str, Any]:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 continue
-            if status.st_size > INLINE_BYTES:
-                large.add(name)
+            if status.st_size > INLINE_BYTES and not ends:
+                large.append(name)
             elif status.st_size:
-                files[name] = base64.b64encode(file.read()).decode()
-    return {"files": files, "large": sorted(large)}
+                file.seek(max(0, status.st_size - INLINE_BYTES))
+                files[name] = base64.b64encode(file.read(INLINE_BYTES)).decode()
+    return {"files": files, "large": large}
 
 
 def remove_large(directory: str) -> None:

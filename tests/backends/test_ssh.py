@@ -41,9 +41,9 @@ lane = pytest.mark.cluster_lane("sshd")
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Iterator[Site]:
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with site(tmp_path) as made:
-        os.environ["CLUSTERJOBS_SSH_CONFIG"] = made.cluster.environment["CLUSTERJOBS_SSH_CONFIG"]
+        monkeypatch.setenv("CLUSTERJOBS_SSH_CONFIG", made.cluster.environment["CLUSTERJOBS_SSH_CONFIG"])
         yield made
 
 
@@ -141,6 +141,15 @@ class TestJobs:
         assert job.logs().stdout.endswith("no end of line")
         assert len(job.logs().stdout) > 700_000
 
+    def test_what_it_prints_is_seen_while_it_runs(self, far: Site) -> None:
+        run = far.run()
+        job = command(run, "echo first; head -c 400000 /dev/zero | tr '\\0' x; echo last; sleep 300")
+        assert says(job, "last").endswith("xlast\n")
+        run.cancel([job])
+        assert job.wait(PATIENCE_S)
+        assert job.logs().stdout.startswith("first\n")
+        assert len(job.logs().stdout) == 400_011
+
     def test_a_job_that_leaves_no_directory_behind_is_told(self, far: Site) -> None:
         job = command(far.run(), 'rm -rf "$PWD"; exit 0')
         with pytest.raises(ClusterJobsError):
@@ -160,6 +169,23 @@ class TestJobs:
         assert far.processes() != []
         run.close()
         assert far.is_empty()
+
+
+@lane
+def test_home_directory_and_its_python_are_found_and_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (home / "bin" / "python").chmod(0o755)
+    (home / "json.py").write_text("raise ImportError('not the one of the standard library')")
+    with site(tmp_path, f"SetEnv HOME={home}") as far:
+        monkeypatch.setenv("CLUSTERJOBS_SSH_CONFIG", far.cluster.environment["CLUSTERJOBS_SSH_CONFIG"])
+        run = far.run(Place("ssh", "ssh", host=("clusterjobs",), python="~/bin/python"))
+        assert call(run, os.getcwd).result(PATIENCE_S) == f"{home}/.clusterjobs/{run.run_id}/main/1-getcwd"
+        run.close()
+    assert sorted(path.name for path in home.iterdir()) == ["bin", "json.py"]
 
 
 # ---------------------------------------------------------------- several hosts

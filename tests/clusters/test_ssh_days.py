@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,99 @@ def test_one(number):
 def test_that_fails(given):
     print("about to fail")
     assert given == 15
+"""
+
+
+EVERYDAY = """
+import hashlib, importlib, os, pwd, socket, sys, time
+from pathlib import Path
+import pytest
+from pytest_clusterjobs import cluster
+
+pytestmark = pytest.mark.real_world
+
+@cluster
+def fib(n):
+    return n if n < 2 else fib_here(n - 1) + fib_here(n - 2)
+
+def fib_here(n):
+    return n if n < 2 else fib_here(n - 1) + fib_here(n - 2)
+
+def test_computes():
+    assert fib(10) == 55
+
+@cluster
+def who():
+    return socket.gethostname(), pwd.getpwuid(os.getuid()).pw_name, os.environ["HOME"], os.environ["SSH_CONNECTION"]
+
+def test_tells_where_it_runs():
+    host, user, home, connection = who()
+    assert host and user and os.path.isabs(home)
+    assert connection.split()[2] == "127.0.0.1"
+
+@cluster
+def hash_files(texts):
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    hashes = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in texts}
+    Path("summary").write_text("\\n".join(hashes))
+    return hashes, Path("summary").exists(), os.getcwd()
+
+def test_works_with_files_of_its_own():
+    texts = {f"file{number}": "x" * number for number in range(3)}
+    hashes, has_summary, directory = hash_files(texts)
+    assert hashes == {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    assert has_summary
+    Path(os.environ["CJ_DIRECTORIES"]).write_text(directory)
+
+COMMANDS = ["true", "false", "uname -a", "id -u", "df .", "exit 42", "no-such-command-at-all"]
+
+def test_runs_commands(cluster_jobs):
+    jobs = [cluster_jobs.submit(command) for command in COMMANDS]
+    for job in jobs:
+        assert job.wait(60)
+    assert [job.metrics.exit_code for job in jobs] == [0, 1, 0, 0, 0, 42, 127]
+
+@cluster
+def modules(names):
+    return sys.version_info[:2], [importlib.import_module(name).__name__ for name in names]
+
+def test_has_the_standard_library():
+    names = "json csv sqlite3 ssl zlib bz2 lzma ctypes hashlib decimal asyncio multiprocessing".split()
+    assert modules(names) == (tuple(sys.version_info[:2]), names)
+
+@cluster
+def summarise(data):
+    return [min(data), max(data), sum(data), len(data), sorted(data)[len(data) // 2]]
+
+def test_maps_over_data_sets():
+    sets = [list(range(start, start + 5)) for start in range(4)]
+    points = summarise.map(sets)
+    assert points == [[start, start + 4, 5 * start + 10, 5, start + 2] for start in range(4)]
+    assert sum(map(len, points)) == 20
+
+@cluster
+def long_one():
+    begun = time.monotonic()
+    for number in range(10):
+        time.sleep(0.2)
+        print("checkpoint", number, flush=True)
+    return time.monotonic() - begun
+
+def test_runs_long_with_checkpoints_and_is_measured():
+    job = long_one.submit()
+    assert job.result(60) >= 2
+    assert job.logs().stdout.count("checkpoint") == 10
+    assert job.metrics.run_time_s >= 2
+    assert job.metrics.max_rss_bytes > 1_000_000
+    assert job.metrics.cpu_time_s is not None
+
+@cluster
+def resolve():
+    return socket.gethostbyname("localhost")
+
+def test_resolves_its_own_name():
+    assert resolve().startswith("127.")
 """
 
 
@@ -197,6 +293,57 @@ def test_a_host_that_stays_away_loses_its_jobs_and_ends_them(far: Site) -> None:
     assert call(run, abs, -1).result(PATIENCE_S) == 1
 
 
+def test_the_end_of_a_run_does_not_wait_for_a_host_that_is_away(far: Site, caplog: pytest.LogCaptureFixture) -> None:
+    run = far.run(far.place(linger="2"))
+    job = command(run, "echo started; sleep 300")
+    says(job)
+    far.shut_down()
+    run.close()
+    assert job.state is JobState.CANCELLED
+    assert "clusterjobs could not be told that the run has ended" in caplog.text
+    wait_for(far.is_empty, "the end of everything there", 20)
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_network_that_swallows_everything(far: Site) -> None:
+    run = far.run(far.place(linger="2"))
+    says(command(run, "echo started; sleep 300"))
+    with far.frozen():
+        started = time.monotonic()
+        run.close()
+        assert time.monotonic() - started < 40
+        wait_for(far.is_empty, "the end of everything there", 20)
+
+
+def test_a_job_that_was_given_up_is_ended_when_its_host_is_met_again(far: Site) -> None:
+    run = far.run(far.place(linger="6"))
+    job = command(run, "echo $$; sleep 300")
+    pid = int(says(job))
+    keeper = far.with_command("node/far_keeper.py")
+    os.kill(keeper, signal.SIGSTOP)  # so that it does not notice that nobody comes
+    try:
+        far.shut_down()
+        with pytest.raises(JobLost):
+            job.result(PATIENCE_S)
+        far.start_again()
+        with ThreadPoolExecutor(1) as pool:
+            again = pool.submit(call, run, abs, -1)
+            wait_for(lambda: any(is_handed_over(each) for each in far.processes()), "the one who waits for the keeper")
+            assert is_alive(pid)
+            os.kill(keeper, signal.SIGCONT)
+            assert again.result(PATIENCE_S).result(PATIENCE_S) == 1
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert far.with_command("node/far_keeper.py") == keeper
+    wait_for(lambda: not is_alive(pid), "the end of the job that was given up")
+
+
+def is_handed_over(pid: int) -> bool:
+    """Tell whether a process is one that has handed its streams to the keeper, or waits for it to take them."""
+    with suppress(OSError):
+        return "sys.stdin" in read(f"/proc/{pid}/cmdline") and os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+    return False
+
+
 # ---------------------------------------------------------------- who dies
 
 
@@ -264,6 +411,16 @@ def test_pytest_runs_a_profile_of_two_hosts(far: Site, project: pytest.Pytester,
     wait_for(far.is_empty, "the end of everything there", 20)
 
 
+def test_everyday_work_is_done(far: Site, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = far.root / "directories"
+    monkeypatch.setenv("CJ_DIRECTORIES", str(noted))
+    project.makepyfile(test_far=EVERYDAY)
+    project.runpytest_subprocess("--cluster=farm", "-n", "2").assert_outcomes(passed=8)
+    assert noted.read_text().startswith(str(far.there))
+    assert not Path(noted.read_text()).exists()
+    wait_for(far.is_empty, "the end of everything there", 20)
+
+
 def test_pytest_runs_on_the_host_of_the_variable(
     far: Site, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +445,11 @@ def test_a_host_whose_python_is_another_one_says_so(far: Site) -> None:
         pytest.skip(f"{other} is {version}: no other one that could run the server")
     place = far.place()
     run = far.run(type(place)("ssh", "ssh", host=place.host, workdir=place.workdir, python=str(other)))
+    info = run.probe("ssh").info
+    assert info is not None
+    assert (
+        f"Python {version}: functions come from Python {sys.version_info[0]}.{sys.version_info[1]} here" in info.detail
+    )
     with pytest.raises(JobInfrastructureError, match=f"the node runs Python {version}"):
         call(run, abs, -1).result(PATIENCE_S)
     assert command(run, "exit 0").result(PATIENCE_S).exit_code == 0
