@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.evidence import validation
 from benchmarks.measure import Contestant, Plan, Row, contestants, kubernetes, race, slurm, sshd, take_turns
 
 RAW_LOCAL = "fresh `python -c pass`"
@@ -212,5 +213,5 @@ def _seconds_of(argv: list[str], folder: str, environment: Mapping[str, str]) ->
 #: Name -> benchmark, in the order in which they run.
 BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     function.__name__.replace("_", "-"): function
-    for function in (idle, local, local_1000, slurm_stock, slurm_quick, ssh, on_kubernetes, queries, peers)
+    for function in (idle, local, local_1000, validation, slurm_stock, slurm_quick, ssh, on_kubernetes, queries, peers)
 }

@@ -23,6 +23,7 @@ ROWS = {
     "idle": 1,
     "local": 4,
     "local-1000": 2,
+    "validation": 2,
     "slurm-stock": 3,
     "slurm-quick": 3,
     "ssh": 3,
