@@ -215,6 +215,60 @@ def test_start_tells_what_the_node_gives(node: Node) -> None:
     assert set(start) >= {"pid", "started_at", "python", "executable", "cgroup", "rlimits", "gpus"}
 
 
+def test_start_holds_no_secret_that_a_scheduler_needs(node: Node) -> None:
+    """A login token of Slurm's REST interface, exported to jobs by --export=ALL, was in a file that may be kept."""
+    secrets = {
+        "SLURM_JWT": "hush",
+        "PBS_O_API_KEY": "hush",
+        "KUBERNETES_TOKEN": "hush",
+        "CLUSTERJOBS_X_PASSWORD": "hush",
+    }
+    node.command("true", env={**secrets, "SLURM_JOB_ID": "7"})
+    text = (node.job / "start.json").read_text()
+    assert "hush" not in text
+    assert set(secrets) <= set(json.loads(text)["variables"])  # their names tell nobody anything
+
+
+def test_start_has_the_lines_of_files_that_list_hosts(node: Node, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("n1\nn1\nn2\n")
+    node.command("true", env={"PBS_NODEFILE": str(hosts), "PE_HOSTFILE": str(tmp_path / "absent")})
+    assert json.loads((node.job / "start.json").read_text())["files"] == {"PBS_NODEFILE": ["n1", "n1", "n2"]}
+
+
+def test_start_tells_memory_and_the_limits_that_it_runs_under(node: Node) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+
+    node.order(kind="command", argv=["true"])
+    argv = [BARE_PYTHON, "-u", str(node.runner), str(node.job)]
+    subprocess.run(argv, preexec_fn=limit, check=True, timeout=30)
+    start = json.loads((node.job / "start.json").read_text())
+    assert start["rlimits"]["RLIMIT_AS"] == [2**33, 2**33]
+    assert start["memory_bytes"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert start["threads_per_core"] >= 1
+
+
+def test_tightest_of_all_groups_above_counts() -> None:
+    found: dict[str, str] = {}
+    for text in ("max", "", "500", "-1 100000", "400", "9223372036854771712"):
+        runner._tighten(found, "memory.max", text)
+    for text in ("max 100000", "200000 100000", "100000 200000", "150000 100000"):
+        runner._tighten(found, "cpu.max", text)
+    assert found == {"memory.max": "400", "cpu.max": "100000 200000"}
+
+
+def test_memory_limit_of_the_group_above_its_own_is_found(tmp_path: Path) -> None:
+    """Slurm limits the job's group, and the script runs in a group of its step below it."""
+    for folder, limit in (("", "9223372036854771712"), ("job_7/", "1073741824"), ("job_7/step_batch/", "max")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(limit + "\n")
+    found: dict[str, str] = {}
+    for folder in ("job_7/step_batch/", "job_7/", ""):
+        runner._read_unified(found, f"{tmp_path}/{folder}")
+    assert found == {"memory.max": "1073741824"}
+
+
 # ---------------------------------------------------------------- orders
 
 
@@ -407,6 +461,47 @@ def test_metrics_are_of_the_job_and_its_children(node: Node) -> None:
     assert metrics["max_rss_bytes"] > 120 << 20
     assert metrics["cpu_time_s"] > 0
     assert metrics["ended_at"] - metrics["started_at"] == pytest.approx(metrics["run_time_s"], abs=0.2)
+
+
+def test_metrics_are_of_children_that_still_live_too(node: Node) -> None:
+    code = (
+        "a = bytearray(90 << 20); a[::4096] = b'x' * len(a[::4096]); sum(range(5_000_000)); print(flush=True); input()"
+    )
+
+    def work() -> int:
+        held = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert held.stdout is not None
+        held.stdout.readline()
+        globals()["held"] = held  # until the process of the job ends, and its end of the pipe with it
+        return held.pid
+
+    finished = node.call(work)
+    pid = finished.value()
+    assert finished.header["metrics"]["max_rss_bytes"] > 90 << 20
+    assert finished.header["metrics"]["cpu_time_s"] > 0.05
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_metrics_have_what_was_read_and_written_by_all_of_it(node: Node, tmp_path: Path) -> None:
+    def work(path: str) -> None:
+        subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=3"], check=True, stderr=subprocess.DEVNULL)
+        with open(path, "rb") as file:
+            file.read()
+
+    metrics = node.call(work, str(tmp_path / "zeros")).header["metrics"]
+    assert 3 << 20 <= metrics["written_bytes"] < 4 << 20
+    assert 6 << 20 <= metrics["read_bytes"] < 12 << 20
+
+
+def test_process_without_children_or_that_is_gone_has_none() -> None:
+    assert runner.living_children(2**22 + 1) == []
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert child.pid in runner.living_children(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert child.pid not in runner.living_children(os.getpid())
 
 
 # ---------------------------------------------------------------- a loop over several processes
