@@ -1,0 +1,141 @@
+"""The validator on real schedulers: their own words, hard limits and real mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_clusterjobs.clusters.base import RunningCluster
+from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.core.spec import make_spec
+from pytest_clusterjobs.core.state import JobState
+from pytest_clusterjobs.core.validation import CheckVerdict
+from pytest_clusterjobs.engine.job import Job
+from pytest_clusterjobs.engine.run import Run
+from pytest_clusterjobs.engine.validator import ClusterJobValidator
+
+#: What a test asks for on each, within what the machine that plays the node can give.
+ASKED: dict[str, Any] = {"cores": 2, "memory": "300MB", "time": "00:05:00"}
+
+
+def opened(backend: str, tmp_path: Path) -> Iterator[Run]:
+    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=10))
+    run.select(backend)
+    yield run
+    assert run.close().leaked == []
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def held_until(path: Path) -> str:
+    return f"while [ ! -e {path} ]; do sleep 0.1; done"
+
+
+def released(job: Job[Any], path: Path) -> None:
+    path.touch()
+    assert job.wait(60)
+
+
+@pytest.fixture
+def validator() -> ClusterJobValidator:
+    return ClusterJobValidator()
+
+
+@pytest.mark.cluster_lane("slurm")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="jobs of two cores need two")
+class TestSlurm:
+    @pytest.fixture
+    def run(self, slurm: RunningCluster, tmp_path: Path) -> Iterator[Run]:
+        yield from opened("slurm", tmp_path)
+
+    def test_everything_about_a_job_that_queries_saw(
+        self, run: Run, validator: ClusterJobValidator, tmp_path: Path
+    ) -> None:
+        job = run.submit_command(held_until(tmp_path / "go"), make_spec(partition="urgent", **ASKED))
+        wait_for(lambda: job.state is JobState.RUNNING and job.record.native_word == "RUNNING")
+        submission = validator.validate_submission(job)
+        assert submission, str(submission)
+        assert submission.check("name").allocated == job.record.name
+        assert submission.check("time limit").allocated == 300
+        released(job, tmp_path / "go")
+        result = validator.validate(job)
+        assert result, str(result)
+        unknown = [check.name for check in result.checks if check.verdict is CheckVerdict.UNKNOWN]
+        assert unknown == []
+        names = {check.name for check in result.checks}
+        assert {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_JOB_NAME", "SLURM_MEM_PER_NODE"} <= names
+        assert result.check("partition").allocated == "urgent"
+        assert job.metrics.sources["allocated.cores"] == "the scheduler's queue"
+        assert job.metrics.sources["allocated.memory_bytes"] == "what the scheduler told the job"
+
+    def test_whole_node_for_one_core_fails(self, run: Run, validator: ClusterJobValidator, tmp_path: Path) -> None:
+        spec = make_spec(cores=1, extra_directives=["--exclusive"])
+        result = validator.validate(run.submit_command("true", spec))
+        check = result.check("cores")
+        assert (check.requested, check.allocated, check.verdict) == (1, 4, CheckVerdict.EXCEEDED)
+        assert not result
+        assert validator.validate_resources(run.submit_command("true", spec), may_exceed=True)
+
+    def test_directive_that_takes_the_cores_away_is_seen(self, run: Run, validator: ClusterJobValidator) -> None:
+        job = run.submit_command("true", make_spec(cores=2, extra_directives=["--cpus-per-task=1"]))
+        failed = {check.name: check.verdict for check in validator.validate(job).failed}
+        assert failed == {"SLURM_CPUS_PER_TASK": CheckVerdict.MISMATCH, "cores": CheckVerdict.SHORT}
+
+    def test_who_cancelled_a_job_is_told(self, run: Run, validator: ClusterJobValidator, tmp_path: Path) -> None:
+        job = run.submit_command(held_until(tmp_path / "never"), make_spec())
+        wait_for(lambda: job.state is JobState.RUNNING)
+        subprocess.run(["scancel", job.native_id], check=True, timeout=30)
+        assert job.wait(60)
+        failure = validator.classify_error(job)
+        assert failure is not None
+        assert failure.category == "cancelled"
+        assert failure.cancelled_by not in ("", "us")
+        assert job.record.history[-1].state is JobState.CANCELLED
+
+    def test_validating_asks_slurm_nothing(
+        self, run: Run, validator: ClusterJobValidator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = run.submit_command("true", make_spec())
+        assert job.wait(60)
+        monkeypatch.setenv("PATH", str(tmp_path))  # no squeue, no sacct, no scontrol
+        assert validator.validate(job)
+
+
+@pytest.mark.cluster_lane("sge")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="jobs of two cores need two")
+class TestSge:
+    @pytest.fixture
+    def run(self, sge: RunningCluster, tmp_path: Path) -> Iterator[Run]:
+        yield from opened("sge", tmp_path)
+
+    def test_everything_about_a_job_that_queries_saw(
+        self, run: Run, validator: ClusterJobValidator, tmp_path: Path
+    ) -> None:
+        job = run.submit_command(held_until(tmp_path / "go"), make_spec(queue="all.q", **ASKED))
+        wait_for(lambda: job.state is JobState.RUNNING and job.record.native_word == "r")
+        released(job, tmp_path / "go")
+        result = validator.validate(job)
+        assert result, str(result)
+        assert result.check("PE_HOSTFILE").observed == "2 slots"
+        assert result.check("SGE_TASK_ID").observed == "undefined"
+        assert result.check("partition").allocated == "all.q"
+        memory = result.check("memory")  # h_vmem of each slot, and RLIMIT_AS of both together
+        assert (memory.requested, memory.observed) == (300 << 20, 300 << 20)
+        unknown = [check.name for check in result.checks if check.verdict is CheckVerdict.UNKNOWN]
+        assert unknown == ["time limit"]  # Grid Engine tells it neither the job nor in qstat
+
+    def test_more_slots_than_were_asked_for_are_seen(self, run: Run, validator: ClusterJobValidator) -> None:
+        job = run.submit_command("true", make_spec(cores=1, extra_directives=["-pe smp 2"]))
+        failed = {check.name for check in validator.validate(job).failed}
+        assert failed == {"NSLOTS", "cores"}
