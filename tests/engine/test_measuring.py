@@ -57,7 +57,8 @@ def test_run_that_nobody_saw_is_in_the_history_by_the_node_s_clock() -> None:
     measured = {"started_at": started.timestamp(), "ended_at": started.timestamp() + 1.0, "run_time_s": 1.0}
     fill(job, {}, measured, NOTHING)
     assert job.history[-1] == Transition(JobState.RUNNING, job.metrics.started_at or utc_now(), "", FROM_NODE)
-    assert (job.metrics.queue_time_s, job.metrics.run_time_s) == (pytest.approx(4), 1.0)
+    assert job.metrics.queue_time_s == pytest.approx(4)
+    assert job.metrics.run_time_s == 1.0
 
 
 def test_job_that_never_ran_has_no_run_in_its_history() -> None:
