@@ -47,12 +47,16 @@ trap 'cj_on_signal TERM' TERM
 trap 'cj_on_signal {interrupt}' INT
 trap 'cj_on_signal XCPU' XCPU"""
 
-# Not the script itself: a process keeps showing the environment that it was started with. Not jobs of this job either.
+# Ends what has left the job's session, which a scheduler without control groups does not find; at the very end, for the
+# end is not to wait for it. Not the script itself: a process shows the environment that it was started with. Not
+# jobs of this job either. The path of a mark is like no other, as ids are not: another cluster's may be the same.
 _SWEEP = """\
-for cj_left in $(grep -lzxFs "CLUSTERJOBS_MARK=$cj_mark" /proc/[0-9]*/environ); do
-  grep -qzxFs "{own}=${own}" "$cj_left" || continue
-  cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null || :
-done"""
+cj_sweep() {
+  for cj_left in $(grep -lzxFs "CLUSTERJOBS_MARK=$cj_mark" /proc/[0-9]*/environ); do
+    grep -qzxFs "ID_VARIABLE=$ID_VARIABLE" "$cj_left" || continue
+    cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null || :
+  done
+}"""
 
 _WAIT = """\
 cj_child=$!
@@ -73,11 +77,11 @@ def shell_body(
     native_id: str,
     index: str,
     *,
+    id_variable: str,
     claimed: Sequence[str] = (),
     reserved_codes: Sequence[int] = (),
     interrupt: str = "INT",
     limit_signal: str = "",
-    sweeps: str = "",
 ) -> list[str]:
     """Give the lines of a job script below its directives, for bash.
 
@@ -85,13 +89,12 @@ def shell_body(
         submission: What is run.
         native_id: A shell expression for the scheduler's id of this very job.
         index: A shell expression for the element's number in an array, from 0.
+        id_variable: The variable by which the scheduler tells a job its id.
         claimed: Lines for the one copy that runs, before all others; ``$cj_dir`` is the job's directory.
         reserved_codes: Exit codes that mean something else to the scheduler: to it they become 1, to us they stay.
         interrupt: What a SIGINT is passed on as; what runs in the background of a shell ignores SIGINT itself.
         limit_signal: The signal, e.g. ``USR2``, by which the scheduler ends a job at its time limit. It is passed on as
             SIGTERM; to us the job then ends by SIGTERM, to the scheduler by its own signal.
-        sweeps: The variable by which the scheduler tells a job its id, where it does not find processes that have left
-            the job's session: the script ends them.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -109,9 +112,10 @@ def shell_body(
         '  read -r cj_owner <"$cj_dir/claim" && [ "$cj_owner" = "$CLUSTERJOBS_NATIVE_ID" ] || exit 0',
         "}",
         "set +C",
+        _SWEEP.replace("ID_VARIABLE", id_variable),
         _at_exit(reserved_codes),
         *claimed,
-        *(['export CLUSTERJOBS_MARK="$cj_mark"'] if sweeps else []),
+        'export CLUSTERJOBS_MARK="$cj_mark"',
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
         _RUN.replace("{interrupt}", interrupt),
@@ -126,8 +130,6 @@ def shell_body(
     ]
     if submission.spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *submission.spec.epilogue, ")"]
-    if sweeps:
-        lines.append(_SWEEP.replace("{own}", sweeps))
     if limit_signal:
         lines.append(f'[ -z "$cj_limit" ] || {{ cj_code=143; exit $((128 + $(kill -l {limit_signal}))); }}')
     return [*lines, 'exit "$cj_code"']
@@ -135,9 +137,9 @@ def shell_body(
 
 def _at_exit(reserved_codes: Sequence[int]) -> str:
     if not reserved_codes:
-        return """trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT"""
+        return """trap 'printf %s "${cj_code:-$?}" >"$cj_mark"; cj_sweep' EXIT"""
     codes = "|".join(str(code) for code in reserved_codes)
-    mark = 'cj_end=$?; printf %s "${cj_code:-$cj_end}" >"$cj_mark"'
+    mark = 'cj_end=$?; printf %s "${cj_code:-$cj_end}" >"$cj_mark"; cj_sweep'
     return f"""trap '{mark}; case "$cj_end" in {codes}) exit 1 ;; esac' EXIT"""
 
 

@@ -221,11 +221,11 @@ class LsfBackend(BatchBackend):
             submission,
             native_id,
             index,
+            id_variable="LSB_JOBID",
             # LSF itself shows what a job prints when it has ended.
             claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
             interrupt="TERM",  # bkill sends INT first, and TERM ten seconds later (lsb.params(5))
             limit_signal="USR2",
-            sweeps="LSB_JOBID",
         )
         return "\n".join(["#!/bin/bash", *directives, *body, ""])
 

@@ -67,12 +67,6 @@ _NO_HISTORY = re.compile(r"not configured to maintain job history")
 
 # Set in a job by the execution daemon, or of the caller's shell: wrong in a job when they come from outside.
 _OF_A_JOB = frozenset({"ENVIRONMENT", "NCPUS", "OMP_NUM_THREADS", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"})
-# The execution daemon ends what is in the job's session; what has left it stays, unless the site uses cgroups. The path
-# of the job's marker is like no other, as ids are not: another server's may be the same.
-_SWEEP = """\
-for cj_left in $(grep -lzxFs "CJ_MARK=$cj_mark" /proc/[0-9]*/environ 2>/dev/null); do
-  cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null
-done"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A path may have a host and a colon before it; a comma ends it (qsub(1B), -o).
 _PLAIN_PATH = re.compile(r"[^:,^]+")
@@ -214,9 +208,10 @@ class PbsBackend(BatchBackend):
             submission,
             '"$PBS_JOBID"',
             '"$PBS_ARRAY_INDEX"' if submission.is_array else '""',
-            claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"', 'export CJ_MARK="$cj_mark"'),
+            id_variable="PBS_JOBID",
+            claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
         )
-        return "\n".join(["#!/bin/bash", *directives, *body[:-1], _SWEEP, body[-1], ""])
+        return "\n".join(["#!/bin/bash", *directives, *body, ""])
 
     def submit_argv(self, submission: Submission, script: str) -> list[str]:
         # -f: leave no qsub behind that waits a minute for more submissions (qsub(1B)).

@@ -232,6 +232,7 @@ class SgeBackend(BatchBackend):
             submission,
             native_id,
             index,
+            id_variable="JOB_ID",
             claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
             reserved_codes=(99, 100),  # to the execution daemon: start it again; put it into error (qsub(1))
         )

@@ -169,7 +169,8 @@ class SlurmBackend(BatchBackend):
             native_id, index = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"', '"$SLURM_ARRAY_TASK_ID"'
         else:
             native_id, index = '"$SLURM_JOB_ID"', '""'
-        return "\n".join(["#!/bin/bash", *directives, *shell_body(submission, native_id, index), ""])
+        body = shell_body(submission, native_id, index, id_variable="SLURM_JOB_ID")
+        return "\n".join(["#!/bin/bash", *directives, *body, ""])
 
     def submit_argv(self, submission: Submission, script: str) -> list[str]:
         folder = submission.directory.replace("%", "%%") + ("/%a" if submission.is_array else "")

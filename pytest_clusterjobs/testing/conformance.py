@@ -471,7 +471,9 @@ class BackendConformance(EvidenceConformance):
 
     def test_ten_children_left_behind_are_gone(self, run: Run, tmp_path: Any) -> None:
         token = f"cj-left-behind-{os.getpid()}-{time.monotonic_ns()}"
-        self.command(run, f"for i in 1 2 3 4 5 6 7 8 9 10; do setsid sleep 300 {token} & done; exit 0").wait(60)
+        child = f"setsid bash -c 'exec -a {token} sleep 300' & echo $!"
+        job = self.command(run, f"for i in 1 2 3 4 5 6 7 8 9 10; do {child}; done; exit 0")
+        assert len(job.result(self.patience_s).stdout.split()) == 10
         run.close()
         deadline = time.monotonic() + 10
         while (left := _processes_with(token)) and time.monotonic() < deadline:

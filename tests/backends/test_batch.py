@@ -58,7 +58,7 @@ class Paper:
             runner=str(root / "run.sh"),
             python="/bin/bash",
         )
-        lines = shell_body(self.submission, '"$NATIVE"', '"$INDEX"' if count > 1 else '""')
+        lines = shell_body(self.submission, '"$NATIVE"', '"$INDEX"' if count > 1 else '""', id_variable="NATIVE")
         (self.directory / SCRIPT).write_text("\n".join(["#!/bin/bash", *lines, ""]))
         (self.directory / ENVIRONMENT).write_text(environment_text(self.submission.spec.env))
 

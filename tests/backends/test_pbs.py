@@ -211,7 +211,7 @@ def test_what_left_the_job_s_session_is_gone_when_the_script_ends_and_nothing_el
     text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
     environment = {"PBS_JOBID": "7.pbsrig", "PATH": os.environ["PATH"]}
     # The job of the same id on another server has another marker.
-    other = subprocess.Popen(["sleep", "300"], env={**environment, "CJ_MARK": "/elsewhere/mark"})
+    other = subprocess.Popen(["sleep", "300"], env={**environment, "CLUSTERJOBS_MARK": "/elsewhere/mark"})
     try:
         done = subprocess.run(["bash", "-c", text], env=environment, timeout=20, check=False)
         assert done.returncode == 5

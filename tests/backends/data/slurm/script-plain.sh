@@ -12,7 +12,14 @@ export CLUSTERJOBS_NATIVE_ID="$SLURM_JOB_ID"
   read -r cj_owner <"$cj_dir/claim" && [ "$cj_owner" = "$CLUSTERJOBS_NATIVE_ID" ] || exit 0
 }
 set +C
-trap 'printf %s "${cj_code:-$?}" >"$cj_mark"' EXIT
+cj_sweep() {
+  for cj_left in $(grep -lzxFs "CLUSTERJOBS_MARK=$cj_mark" /proc/[0-9]*/environ); do
+    grep -qzxFs "SLURM_JOB_ID=$SLURM_JOB_ID" "$cj_left" || continue
+    cj_left=${cj_left#/proc/}; kill -KILL "${cj_left%/environ}" 2>/dev/null || :
+  done
+}
+trap 'printf %s "${cj_code:-$?}" >"$cj_mark"; cj_sweep' EXIT
+export CLUSTERJOBS_MARK="$cj_mark"
 : >"$cj_mark.start"
 . /jobs/1-solve/environment.sh
 cj_child= cj_signal=
