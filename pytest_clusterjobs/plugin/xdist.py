@@ -39,8 +39,9 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def id_without_group(config: pytest.Config, nodeid: str) -> str:
-    """Give a test's id as the command line takes it: with ``--dist loadgroup`` workers add ``@group``."""
-    if config.getoption("dist", "no") != "loadgroup":
+    """Give a test's id as the command line takes it: with ``--dist loadgroup`` workers add ``@group`` to it."""
+    # In a worker xdist keeps what was asked for in an option of its own.
+    if config.getoption("dist", "no") != "loadgroup" and not getattr(config.option, "loadgroup", False):
         return nodeid
     head, bracket, tail = nodeid.rpartition("]")
     return head + bracket + tail.partition("@")[0]

@@ -206,12 +206,19 @@ def test_updating_writes_what_passed_and_keeps_the_rest(project: pytest.Pytester
     assert again["test_a.py::test_body"]["run_time_s"]["local"][0] < 100
 
 
-def test_the_files_reference_wins_over_the_markers(project: pytest.Pytester) -> None:
-    project.makepyfile(test_a=own('{"local": (8, 0, 0, "GB/s")}'))
+@pytest.mark.parametrize("options", [[], ["-n2"], ["-n2", "--dist=loadgroup"]], ids=["alone", "xdist", "groups"])
+def test_the_files_reference_wins_over_the_markers(project: pytest.Pytester, options: list[str]) -> None:
+    """With groups the ids of tests have another end in the workers, up to pytest 8."""
+    if options:
+        pytest.importorskip("xdist")
+    project.makepyfile(
+        test_a="import pytest\npytestmark = pytest.mark.xdist_group('g')\n" + own('{"local": (8, 0, 0, "GB/s")}')
+    )
+    project.makeini("[pytest]\nmarkers =\n    xdist_group: of xdist")
     tests = {"test_a.py::test_own": {"bandwidth": {"local": [10, -0.1, 0.1, "GB/s"]}}}
     (project.path / "base.json").write_text(json.dumps({"schema": 1, "tests": tests}))
-    project.runpytest_inprocess("--cluster=local").assert_outcomes(passed=1)
-    result = project.runpytest_inprocess("--cluster=local", "--cluster-baseline=base.json")
+    project.runpytest_subprocess("--cluster=local", *options).assert_outcomes(passed=1)
+    result = project.runpytest_subprocess("--cluster=local", "--cluster-baseline=base.json", *options)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["bandwidth on local is 8 GB/s; *(reference 10 GB/s, -0.1, +0.1, from base.json)"])
 

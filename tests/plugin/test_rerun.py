@@ -53,7 +53,12 @@ def test_the_command_runs_what_failed_and_nothing_else(project: pytest.Pytester,
         test_a=FAILING + "\n@pytest.mark.xdist_group('g')\ndef test_grouped(): assert 0\n", test_b="import x"
     )
     result = project.runpytest_subprocess(
-        "--cluster=local", "--cluster-report=out.json", "--continue-on-collection-errors", *options, "test_a.py", "."
+        "--cluster=local",
+        "--cluster-report=out.json",
+        "--continue-on-collection-errors",
+        *options,
+        "test_a.py",
+        "test_b.py",
     )
     first = report(project.path / "out.json")
     assert len(first["tests"]) == 9
