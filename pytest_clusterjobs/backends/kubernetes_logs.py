@@ -97,19 +97,29 @@ class Logs:
             entry.stream = self._api.stream(self._path(entry), query, _SILENCE_S)
             for line in entry.stream.lines():
                 entry.inbox.take(line)
-                summary = entry.inbox.summary
-                bundle = None if summary is None else entry.inbox.bundle(summary)
-                if bundle is not None and summary is not None:
-                    self._on_bundle(entry, bundle, summary)
-                    return
-                if entry.is_settled or self._stop.is_set():
-                    return
+                if entry.inbox.summary is not None or entry.is_settled or self._stop.is_set():
+                    entry.stream.stop()
+            if entry.inbox.summary is not None:
+                self._fetch(entry, entry.inbox.summary)
         except BackendError:
             return  # it is tried again; the watch tells what has become of the pod
         except Exception:  # the edge of a thread
             _log.exception("kubernetes: following %s", entry.native_id)
         finally:
             entry.is_followed = False
+
+    def _fetch(self, entry: Entry, summary: Summary) -> None:
+        """Read the log again and again until all that a job sends has come.
+
+        Not by following it: older kubelets lose their way when they rotate a log that is followed.
+        """
+        while not entry.is_settled and not self._stop.is_set():
+            self.read(entry, _READ_S)
+            bundle = entry.inbox.bundle(summary)
+            if bundle is not None:
+                self._on_bundle(entry, bundle, summary)
+                return
+            self._stop.wait(_RETRY_S)
 
     def _path(self, entry: Entry) -> str:
         return f"/api/v1/namespaces/{self._namespace}/pods/{entry.pod}/log"

@@ -6,6 +6,7 @@ program prints goes to files, so nothing it prints can be taken for ours. Lines 
 
     <number> o|e|O|E <text>       the program's output and errors as they come; capital: the line goes on
     <number> b|c|B|C <base64>     the same where it is no UTF-8
+    <number> s <json>                       what the bundle will be: size, checksum, number of parts
     <number> r <index>/<count> <base64>     a part of the bundle: everything, packed
 
 The bundle goes into the termination message if it fits, else into the log. A kubelet rotates the log of a running
@@ -42,7 +43,8 @@ BUNDLE_BYTES = 128 * 2**20
 _PART_BYTES = 9 * 2**10  # 12 KiB of base64: kubelets and runtimes split longer lines at 16 KiB
 _LOOK_S = 0.2
 _GRACE_S = 2.0
-_PAUSES_S = (5.0, 10.0, 20.0, 30.0, 60.0, 60.0, 120.0, 120.0, 180.0)
+_PAUSES_S = (3.0, 5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 240.0)
+_WARNING_S = 0.5
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
 _EXIT_LAUNCH = 97
 
@@ -248,8 +250,7 @@ def send(facts: "Dict[str, Any]", directory: str, log: Log) -> None:
             summary["bundle"] = base64.b64encode(file.read()).decode()
             message = json.dumps(dict(facts, **summary)).encode()
         else:
-            log.write("s", json.dumps(summary).encode())
-            send_by_log(file, size, log)
+            send_by_log(file, summary, log)
     write_message(message)
 
 
@@ -294,15 +295,19 @@ def read_piece(source: "Any", piece: "Any") -> "Iterator[bytes]":
         yield data
 
 
-def send_by_log(file: "Any", size: int, log: Log) -> None:
-    """Write the bundle to the log: once if that is safe, else until we are told to end, or for ten minutes."""
+def send_by_log(file: "Any", summary: "Dict[str, Any]", log: Log) -> None:
+    """Write the bundle to the log: once if that is safe, else until we are told to end, or for nine minutes."""
+    is_safe, count = summary["size"] <= ONCE_BYTES, summary["parts"]
     for pause_s in _PAUSES_S:
+        log.write("s", json.dumps(summary).encode())
+        log.flush()
+        if not is_safe:
+            time.sleep(_WARNING_S)  # who follows the log can read anew, and need not follow it through a rotation
         file.seek(0)
-        count = -(-size // _PART_BYTES)
         for index in range(count):
             log.write("r", b"%d/%d %s" % (index, count, base64.b64encode(file.read(_PART_BYTES))))
         log.flush()
-        if size <= ONCE_BYTES or signal.sigtimedwait([signal.SIGTERM], pause_s) is not None:
+        if is_safe or signal.sigtimedwait([signal.SIGTERM], pause_s) is not None:
             return
 
 
