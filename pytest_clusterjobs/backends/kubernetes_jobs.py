@@ -273,6 +273,7 @@ class Tracker:
         if entry.silent_since is not None:
             detail = f"node {nodes} does not answer"
             status = JobStatus(JobState.FAILED, "NodeLost", ExitReason.NODE_FAILURE, detail)
+        status = reading.disruption or status
         self._settle(entry, replace(status, nodes=nodes), {})
 
     def _give_up(self, entry: Entry, status: JobStatus) -> None:

@@ -79,6 +79,8 @@ class PodReading:
     is_deleted: bool = False
     #: True when its node is not heard from.
     is_node_silent: bool = False
+    #: How the job ends if the pod is taken away, where the cluster says that it does that, and why (1.26 and newer).
+    disruption: JobStatus | None = None
 
 
 def read_pod(pod: Mapping[str, Any]) -> PodReading:
@@ -99,7 +101,16 @@ def read_pod(pod: Mapping[str, Any]) -> PodReading:
         is_deleted="deletionTimestamp" in metadata,
         # kubelet says ready, the node controller says not: it has not heard from the kubelet for long.
         is_node_silent=reading.status.state is JobState.RUNNING and bool(container.get("ready")) and not is_ready,
+        disruption=_disruption(conditions),
     )
+
+
+def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> JobStatus | None:
+    condition = conditions.get("DisruptionTarget", {})
+    word, said = str(condition.get("reason", "")), str(condition.get("message", ""))
+    if condition.get("status") != "True" or word not in DISRUPTIONS:
+        return None
+    return JobStatus(JobState.FAILED, word, DISRUPTIONS[word], f"{word}: {said}".rstrip(": "))
 
 
 def _read_state(
@@ -135,11 +146,9 @@ def _ended(
     conditions: Mapping[str, Mapping[str, Any]],
 ) -> JobStatus:
     word, said = str(status.get("reason", "")), str(status.get("message", ""))
-    disruption = conditions.get("DisruptionTarget", {})
     reason = POD_REASONS.get(word)
-    if disruption.get("status") == "True" and reason is None:
-        word, said = str(disruption.get("reason", "")), str(disruption.get("message", ""))
-        reason = DISRUPTIONS.get(word)
+    if reason is None and (disruption := _disruption(conditions)) is not None:
+        return disruption
     if word == "Evicted" and "preempt" in said.lower():
         reason = ExitReason.PREEMPTED
     if reason is not None:

@@ -94,6 +94,10 @@ def test_disruptions_of_newer_servers(word: str, reason: ExitReason) -> None:
     pod["status"]["conditions"].append({"type": "DisruptionTarget", "status": "True", "reason": word, "message": "m"})
     status = read_pod(pod).status
     assert (status.state, status.reason, status.native_word) == (JobState.FAILED, reason, word)
+    pod["status"].update(phase="Running", containerStatuses=[])
+    taken = read_pod(pod).disruption
+    assert taken is not None
+    assert (taken.reason, taken.detail) == (reason, f"{word}: m")
 
 
 def test_eviction_to_make_room_is_preemption() -> None:
