@@ -161,6 +161,8 @@ class Expectation:
     lines: int | None = None
     #: The variable names such a file, and the numbers in its second column add up to this.
     slots: int | None = None
+    #: True: nothing is wrong where it is not there at all.
+    is_optional: bool = False
     #: The scheduler's manual page that says so.
     source: str = ""
 

@@ -256,6 +256,8 @@ class KubernetesBackend(Backend):
             "KUBERNETES_SERVICE_HOST": Expectation(source="Kubernetes, Accessing the API from a Pod"),
             "POD_NAME": Expectation(pattern=re.escape(native_id) + r"-\w+", source="our manifest, the downward API"),
             "POD_NAMESPACE": Expectation(self.namespace, source="our manifest, the downward API"),
+            # Not there for service accounts that mount no token.
+            "namespace": Expectation(self.namespace, is_optional=True, source="Kubernetes, Service Accounts"),
         }
         return {**super().expected_environment(native_id, name, spec), **contract}
 

@@ -78,7 +78,8 @@ class JobMetrics:
     allocated: Resources = _NOTHING
     #: What the job found on its (first) node: affinity, control groups, limits, GPUs.
     observed: Resources = _NOTHING
-    #: Name of a field that is known -> who told it. Fields of ``allocated`` as ``allocated.cores``.
+    #: Name of a field that is known -> who told it. Fields of ``allocated`` as ``allocated.cores``; all of ``observed``
+    #: and ``gpu_ids`` are the node's.
     sources: dict[str, str] = field(default_factory=dict)
     #: Name of a field that is None -> why.
     unknown: dict[str, str] = field(default_factory=dict)

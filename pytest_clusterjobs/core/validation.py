@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ class CheckVerdict(str, enum.Enum):
 _DEVIATIONS = frozenset({CheckVerdict.EXCEEDED, CheckVerdict.SHORT, CheckVerdict.MISMATCH})
 _FORMATS = {"memory": format_memory, "time limit": format_duration}
 _MAX_VALUE = 60
+_SHORT = reprlib.Repr()  # looks at the first few items only: a job's value may be large
+_SHORT.maxstring = _SHORT.maxother = _MAX_VALUE
 _HEAD = ("check", "requested", "allocated", "observed", "verdict")
 
 
@@ -74,7 +77,9 @@ class Check:
     def _text(self, value: Any) -> str:
         if value is None:
             return "-"
-        text = _FORMATS[self.name](value) if self.name in _FORMATS else value if isinstance(value, str) else repr(value)
+        if self.name in _FORMATS:
+            return _FORMATS[self.name](value)
+        text = value if isinstance(value, str) else _SHORT.repr(value)
         return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 3]}..."
 
     def __str__(self) -> str:
@@ -85,7 +90,7 @@ class Check:
         """Give it as JSON types."""
         values = {"requested": self.requested, "allocated": self.allocated, "observed": self.observed}
         plain = {
-            name: value if isinstance(value, (str, int, float, type(None))) else repr(value)
+            name: value if value is None or isinstance(value, (int, float)) else self._text(value)
             for name, value in values.items()
         }
         return {"name": self.name, "verdict": self.verdict.value, **plain, "why": self.why or None}

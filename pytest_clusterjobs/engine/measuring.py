@@ -50,6 +50,7 @@ def fill(record: JobRecord, start: Mapping[str, Any], measured: Mapping[str, Any
         told: The resources in the variables that its scheduler gave it.
     """
     metrics = record.metrics
+    told_nodes = bool(metrics.nodes)
     if start.get("node"):
         metrics.nodes = metrics.nodes or (start["node"],)
     _fill_times(record, start, measured)
@@ -60,6 +61,8 @@ def fill(record: JobRecord, start: Mapping[str, Any], measured: Mapping[str, Any
     from_queue = metrics.allocated
     metrics.allocated = from_queue.over(told)
     metrics.sources = _sources(metrics, from_queue, bool(measured))
+    if metrics.nodes:
+        metrics.sources["nodes"] = FROM_QUEUE if told_nodes else FROM_NODE
     metrics.unknown = dict(_reasons(metrics, bool(measured)))
 
 
@@ -107,6 +110,10 @@ def _reasons(metrics: JobMetrics, is_measured: bool) -> Sequence[tuple[str, str]
         found.append(
             ("exit_code", "no process of it was seen to exit" if metrics.signal is None else "a signal ended it")
         )
+    if metrics.started_at is not None:
+        silent = "neither the queue nor the job's environment tells"
+        asked = {name for name, value in metrics.requested.known().items() if value}
+        found += [(f"allocated.{name}", silent) for name in sorted(asked - metrics.allocated.known().keys())]
     return found
 
 

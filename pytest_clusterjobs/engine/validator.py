@@ -33,10 +33,10 @@ class ClusterJobValidator:
     """Validates jobs. Each method gives a `ValidationResult`; the results are kept for `report`.
 
     Args:
-        backend: The only backend whose jobs it takes; None: any.
+        backend: The only backend whose jobs it takes, or the name of it or of a profile; None: any.
     """
 
-    def __init__(self, backend: Backend | None = None) -> None:
+    def __init__(self, backend: Backend | str | None = None) -> None:
         self._backend = backend
         #: Every result so far, in order.
         self.results: list[ValidationResult] = []
@@ -186,9 +186,10 @@ class ClusterJobValidator:
         return result
 
     def _backend_of(self, job: Job[Any]) -> Backend:
-        backend = job.backend
-        if self._backend is not None and backend is not self._backend:
-            raise UsageError(f"{job.record.name} runs on {backend.name}; this validator is for {self._backend.name}")
+        backend, wanted = job.backend, self._backend
+        if wanted is not None and wanted not in (backend, backend.name, job.record.backend):
+            name = wanted if isinstance(wanted, str) else f"another {wanted.name}"
+            raise UsageError(f"{job.record.name} runs on {job.record.backend}; this validator is for {name}")
         return backend
 
     def _submission(self, job: Job[Any], *, may_ask: bool) -> list[Check]:

@@ -102,12 +102,15 @@ def environment(
     if not start:
         return [Check("environment", CheckVerdict.UNKNOWN, why="the job left no word of its start")]
     told, files = start.get("environment") or {}, start.get("files") or {}
-    checks = [_variable(name, each, told, files) for name, each in expected.items()]
+    there = {*told, *files}
+    checks = [
+        _variable(name, each, told, files) for name, each in expected.items() if name in there or not each.is_optional
+    ]
     return checks + [_required(name, value, start) for name, value in required.items()]
 
 
 def _variable(name: str, expected: Expectation, told: Mapping[str, str], files: Mapping[str, Sequence[str]]) -> Check:
-    value = "\n".join(files.get(name, ())) if name in PSEUDO_VARIABLES else told.get(name)
+    value = "\n".join(files[name]) if name in PSEUDO_VARIABLES and name in files else told.get(name)
     wanted = expected.value if expected.pattern is None else f"one of {expected.pattern}"
     if value is None:
         return Check(name, CheckVerdict.MISMATCH, wanted, None, "not set", expected.source)

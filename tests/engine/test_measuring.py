@@ -84,6 +84,17 @@ def test_queue_beats_what_the_job_was_told_and_both_are_named() -> None:
     }
 
 
+def test_nodes_are_the_queue_s_or_the_node_s_own() -> None:
+    for told, source in (((), FROM_NODE), (("n7",), FROM_QUEUE)):
+        job = record(memory="1GB")
+        job.metrics.nodes = told
+        fill(job, {"node": "vm", "started_at": 1.0}, {}, Resources(cores=1))
+        assert job.metrics.nodes == (told or ("vm",))
+        assert job.metrics.sources["nodes"] == source
+        silent = {name for name in job.metrics.unknown if name.startswith("allocated.")}
+        assert silent == {"allocated.memory_bytes", "allocated.nodes"}  # it asked for no GPUs, time or partition
+
+
 def test_what_a_waiting_job_asks_for_was_not_given_to_it() -> None:
     job, asked = record(), Resources(cores=4, partition="a,b")
     note_resources(job, JobStatus(JobState.PENDING, "PD", resources=asked))

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_clusterjobs import ClusterJobValidator, ValidationResult
 from pytest_clusterjobs.backends import slurm as slurm_backend
-from pytest_clusterjobs.backends.base import BackendSettings, Capability, Expectation
+from pytest_clusterjobs.backends.base import BackendSettings, Capability, Expectation, QueuedJob
 from pytest_clusterjobs.backends.local import LocalBackend
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import SubmitError, UsageError
@@ -24,7 +24,7 @@ from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.core.validation import Check, CheckVerdict
-from pytest_clusterjobs.engine import validator_checks
+from pytest_clusterjobs.engine import clerk, validator_checks
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import command_work
@@ -364,11 +364,18 @@ START = {
         ("QUEUE", Expectation(lines=1), MISMATCH),  # names no file that the job saw
         ("namespace", Expectation("tests"), HONOURED),
         ("namespace", Expectation("default"), MISMATCH),
+        ("QUEUE", Expectation("short", is_optional=True), MISMATCH),
     ],
 )
 def test_a_variable_is_held_to_its_contract(name: str, expected: Expectation, verdict: CheckVerdict) -> None:
     (check,) = validator_checks.environment({name: expected}, START, {})
     assert check.verdict is verdict
+
+
+def test_what_is_optional_may_be_absent() -> None:
+    expected = {"namespace": Expectation("tests", is_optional=True), "ABSENT": Expectation("1", is_optional=True)}
+    assert [check.name for check in validator_checks.environment(expected, START, {})] == ["namespace"]
+    assert validator_checks.environment(expected, {"environment": {"A": "1"}}, {}) == []
 
 
 def test_required_variables_are_looked_for(run: Run, validator: ClusterJobValidator) -> None:
@@ -522,9 +529,13 @@ def test_report_tells_failures_warnings_and_waste(run: Run, validator: ClusterJo
 
 def test_a_validator_for_one_backend_refuses_jobs_of_another(run: Run) -> None:
     other = LocalBackend(LocalTransport(), BackendSettings())
-    with pytest.raises(UsageError, match="runs on local; this validator is for local"):
-        ClusterJobValidator(other).validate(call(run, abs, 1))
-    assert ClusterJobValidator(run.backend("local")).validate(call(run, abs, 1))
+    job = call(run, abs, 1)
+    with pytest.raises(UsageError, match="runs on local; this validator is for another local"):
+        ClusterJobValidator(other).validate(job)
+    with pytest.raises(UsageError, match="runs on local; this validator is for slurm"):
+        ClusterJobValidator("slurm").validate_resources(job)
+    assert ClusterJobValidator(run.backend("local")).validate(job)
+    assert ClusterJobValidator("local").validate(job)
 
 
 def test_what_failed_stays_on_the_job(run: Run, validator: ClusterJobValidator) -> None:
@@ -534,6 +545,15 @@ def test_what_failed_stays_on_the_job(run: Run, validator: ClusterJobValidator) 
     assert job.validation is bad
 
 
-def test_a_check_gives_json_types_alone() -> None:
-    check = Check("value", MISMATCH, {1, 2}, None, object(), "another")
-    assert json.loads(json.dumps(check.to_dict()))["requested"] == "{1, 2}"
+def test_a_check_gives_json_types_alone_and_few_of_a_large_value() -> None:
+    check = Check("value", MISMATCH, {1, 2}, None, list(range(10**6)), "another")
+    told = json.loads(json.dumps(check.to_dict()))
+    assert told["requested"] == "{1, 2}"
+    assert told["observed"] == "[0, 1, 2, 3, 4, 5, ...]"
+    assert Check("x", MISMATCH, "y" * 100).cells()[1] == "y" * 57 + "..."
+
+
+def test_resources_cross_between_the_workers_of_a_run() -> None:
+    for resources in (None, Resources(), Resources(4, 2**30, 1, 2, 60.0, "main")):
+        queued = QueuedJob("cj-x", JobStatus(JobState.RUNNING, "R", nodes="n1", restarts=1, resources=resources))
+        assert clerk._queued_from(json.loads(json.dumps(clerk._queued_to(queued)))) == queued
