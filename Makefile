@@ -59,7 +59,7 @@ test: $(VENV)/.test $(OLDEST)/.test
 	@required='$(REQUIRED)'; if .ci/packages; then required='$(filter-out kubernetes,$(LANES))'; fi; \
 	if .ci/has-node-rights; then \
 	  required="$$required kubernetes"; \
-	  nice $(VENV)/bin/python tests/kubernetes_lane/build.py >$(REPORTS)/kubernetes-build.log 2>&1 & \
+	  nice -n 5 $(VENV)/bin/python tests/kubernetes_lane/build.py >$(REPORTS)/kubernetes-build.log 2>&1 & \
 	fi; \
 	code=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target REQUIRED="$$required" $(PARTS) || code=1; \
 	$(VENV)/bin/python .ci/report.py $$required || code=1; \

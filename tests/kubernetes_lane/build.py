@@ -215,7 +215,7 @@ def _generate(generator: str, scratch: Path, source: Path) -> list[str]:
 def _run(argv: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None) -> None:
     try:
         done = subprocess.run(
-            ["nice", *argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=_BUILD_S, check=False
+            list(argv), cwd=cwd, env=environment, capture_output=True, text=True, timeout=_BUILD_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise BuildError(f"{argv[0]} did not end within {_BUILD_S:.0f} s") from None
