@@ -211,6 +211,8 @@ def sshd() -> Iterator[None]:
     """
     with throw_away("sshd", conf_lines=("SetEnv SHLVL=2",)), tempfile.TemporaryDirectory(prefix="bench-") as folder:
         configuration = Path(folder, "clusterjobs.yaml")
-        configuration.write_text(json.dumps({"profiles": {"ssh": {"python": sys.executable}}}), encoding="utf-8")
+        host, there = os.environ["CLUSTERJOBS_SSH_HOST"], os.path.join(folder, "there")
+        profile = {"host": host, "workdir": there, "python": sys.executable}
+        configuration.write_text(json.dumps({"profiles": {"ssh": profile}}), encoding="utf-8")
         os.environ["CLUSTERJOBS_CONFIG"] = str(configuration)
         yield

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.evidence import validation
-from benchmarks.measure import Contestant, Plan, Row, contestants, kubernetes, race, slurm, sshd, take_turns
+from benchmarks.measure import Contestant, Plan, Row, contestants, kubernetes, race, slurm, sshd, take_turns, throw_away
 
 RAW_LOCAL = "fresh `python -c pass`"
 MIB = 2**20
@@ -123,6 +123,17 @@ def _on_slurm(plan: Plan, where: str, turns_of_one: int, turns_of_many: int) -> 
         yield Row(f"100 jobs on {where}, separate", "100 times `sbatch`", "x", 1.5, separate)
 
 
+def sge(plan: Plan) -> Iterator[Row]:
+    """Jobs on a Grid Engine whose scheduler is woken by each submission and each end."""
+    with throw_away("sge", slots=16), contestants("sge") as field:
+        race(field, "one", 1, 1)
+        samples = race(field, "one", 1, plan.turns(0.5))
+        yield Row("one job on Grid Engine", "`qsub`, and a look every 10 ms", "x", 1.3, samples)
+        many, turns = plan.count(50), plan.turns(0.15)
+        yield Row("50 jobs on Grid Engine, `map`", "`qsub -t`", "x", 1.3, race(field, "map", many, turns))
+        yield Row("50 jobs on Grid Engine, separate", "50 times `qsub`", "x", 1.5, race(field, "separate", many, turns))
+
+
 def ssh(plan: Plan) -> Iterator[Row]:
     """Jobs on a host without a scheduler."""
     with sshd(), contestants("ssh") as field:
@@ -213,5 +224,17 @@ def _seconds_of(argv: list[str], folder: str, environment: Mapping[str, str]) ->
 #: Name -> benchmark, in the order in which they run.
 BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     function.__name__.replace("_", "-"): function
-    for function in (idle, local, local_1000, validation, slurm_stock, slurm_quick, ssh, on_kubernetes, queries, peers)
+    for function in (
+        idle,
+        local,
+        local_1000,
+        validation,
+        slurm_stock,
+        slurm_quick,
+        sge,
+        ssh,
+        on_kubernetes,
+        queries,
+        peers,
+    )
 }

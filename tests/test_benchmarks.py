@@ -26,13 +26,14 @@ ROWS = {
     "validation": 2,
     "slurm-stock": 3,
     "slurm-quick": 3,
+    "sge": 3,
     "ssh": 3,
     "on-kubernetes": 1,
     "queries": 4,
     "peers": 0,  # they are only measured when they are asked for
 }
 ON_SLURM = [name for name in ROWS if name.startswith("slurm") or name == "queries"]
-ELSEWHERE = [*ON_SLURM, "ssh", "on-kubernetes"]
+ELSEWHERE = [*ON_SLURM, "sge", "ssh", "on-kubernetes"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +66,12 @@ def test_a_benchmark_gives_its_rows(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ON_SLURM)
 def test_a_benchmark_on_slurm_gives_its_rows(name: str, tmp_path: Path) -> None:
     test_a_benchmark_gives_its_rows(name, tmp_path)
+
+
+@pytest.mark.cluster_lane("sge")
+@pytest.mark.usefixtures("sge_cluster")  # skipped where no Grid Engine can be booted
+def test_the_benchmark_on_grid_engine_gives_its_rows(tmp_path: Path) -> None:
+    test_a_benchmark_gives_its_rows("sge", tmp_path)
 
 
 @pytest.mark.cluster_lane("sshd")

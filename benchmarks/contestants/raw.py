@@ -1,8 +1,8 @@
 """The floor: the same trivial work with nothing but the scheduler: ``python -m benchmarks.contestants.raw BACKEND``.
 
-On ``local`` a fresh interpreter that does nothing; on Slurm, ``sbatch`` of one that writes a file, and a look for that
-file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there already; on Kubernetes,
-``kubectl`` to create a Job of one that prints, to wait for it and to read its log.
+On ``local`` a fresh interpreter that does nothing; on Slurm and Grid Engine, ``sbatch`` or ``qsub`` of one that writes a
+file, and a look for that file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there
+already; on Kubernetes, ``kubectl`` to create a Job of one that prints, to wait for it and to read its log.
 """
 
 from __future__ import annotations
@@ -66,6 +66,28 @@ def array(count: int) -> None:
         wait_for_files(folder, count)
 
 
+def qsub(folder: str, name: str, *options: str) -> None:
+    """Submit a Python that writes a file of that name, as the shell in the job reads it."""
+    script = f'{sys.executable} -c \'open("{folder}/\'{name}\'", "w").write("0")\'\n'
+    argv = ["qsub", "-S", "/bin/sh", "-o", "/dev/null", "-j", "y", *options]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, cwd=folder, input=script, text=True)
+
+
+def sge_separate(count: int) -> None:
+    """Submit so many jobs to Grid Engine, a command each, and wait for all."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for number in range(count):
+            qsub(folder, f"done-{number}")
+        wait_for_files(folder, count)
+
+
+def sge_array(count: int) -> None:
+    """Submit one array of so many jobs to Grid Engine, and wait for all."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        qsub(folder, "done-$SGE_TASK_ID", "-t", f"1-{count}")
+        wait_for_files(folder, count)
+
+
 @functools.cache
 def connection() -> tuple[str, ...]:
     """Connect to the host, once, and give the words that run a command over that connection."""
@@ -120,6 +142,7 @@ def kubernetes_job(_: int = 0) -> None:
 TASKS: dict[str, dict[str, Task]] = {
     "local": {"one": fresh_python, "separate": fresh_pythons, "map": fresh_pythons},
     "slurm": {"one": separate, "separate": separate, "map": array},
+    "sge": {"one": sge_separate, "separate": sge_separate, "map": sge_array},
     "ssh": {"one": ssh_true, "separate": ssh_trues, "map": ssh_trues},
     "kubernetes": {"one": kubernetes_job},
 }

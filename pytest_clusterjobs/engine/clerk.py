@@ -39,6 +39,9 @@ _RETRY_S, _MAX_RETRY_S = 2.0, 30.0
 # A job that the scheduler says has ended may have written its result to a file system that shows it a little later.
 _SETTLE_S = 3.0
 _EXPLAIN_S = 15.0
+# How long a cancelled job may go on, e.g. on a node that does not answer, before it has ended for us. One that ignores
+# SIGTERM is killed sooner everywhere: Slurm's KillWait is 30 s.
+_UNDEAD_S = 60.0
 # How long a scheduler may be out before a submission that waits for it fails.
 _OUTAGE_S = 900.0
 
@@ -263,7 +266,7 @@ class Clerk:
         self._cancel_failures = 0
         del self._unwanted[: len(unwanted)]
         for tracked in chosen:
-            tracked.must_cancel = False
+            tracked.must_cancel, tracked.cancelled = False, now
 
     # ------------------------------------------------------------ asking
 
@@ -362,6 +365,13 @@ class Clerk:
     def _judge_living(self, tracked: Tracked, status: JobStatus, now: float) -> None:
         run = self._run
         tracked.ended_since = None
+        if tracked.cancelled is not None and now - tracked.cancelled > _UNDEAD_S:
+            name, word = tracked.job.record.name, status.native_word
+            run.ledger.note_problem(
+                f"{name}: cancelled {_UNDEAD_S:g} s ago, and {self._backend.name} shows it as {word}"
+            )
+            run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
+            return
         if status.state is JobState.PENDING:
             if tracked.started is not None or tracked.code is not None:
                 run.ledger.note_requeue(tracked, status)

@@ -30,6 +30,8 @@ class Tracked:
     cancel_detail: str = ""
     #: True until the cancel command has succeeded.
     must_cancel: bool = False
+    #: When the cancel command succeeded.
+    cancelled: float | None = None
     #: Exit code that its script left, when a signal of the scheduler may be behind it.
     code: int | None = None
     #: Since when only the scheduler can explain it: its script has ended by a signal.

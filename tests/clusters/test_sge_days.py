@@ -218,16 +218,18 @@ def stopped(cluster: RunningCluster) -> Iterator[None]:
 
 
 def test_stopped_qmaster_changes_no_job_s_state_and_loses_none(run: Run, sge: RunningCluster) -> None:
-    running = started(run, "sleep 14; echo survived")
+    running = started(run, "sleep 70; echo survived")
     short = started(run, "sleep 1; echo done")
     with stopped(sge):
+        end = time.monotonic() + 60
         late = command(run, "echo late")  # its reply is lost: qsub is killed after 5 s
         assert late.state is JobState.NEW
         assert short.result(30).stdout == "done\n"
         wait_for(lambda: any("does not answer" in problem for problem in run.problems), 40)
+        wait_for(lambda: time.monotonic() >= end, 70)
         assert running.state is JobState.RUNNING
     assert running.result(60).stdout == "survived\n"
-    assert late.result(60).stdout == "late\n"
+    assert late.result(90).stdout == "late\n"
     wait_for(lambda: run.backend("sge").query(f"cj-{run.run_id}-") == {})
 
 
@@ -266,5 +268,33 @@ def test_dead_qmaster_is_told_by_the_probe_and_costs_no_result(tmp_path: Path, m
         assert "the queue master does not answer" in probe.reason
         assert "unable to send message to qmaster" in probe.reason
         late.close()
+    finally:
+        base.down("sge", name)
+
+
+def test_dead_execution_daemon_is_the_end_of_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shepherds go on, and a new daemon finds them."""
+    name = f"days-{os.getpid()}"
+    cluster = base.up("sge", name=name, slots=2)
+    try:
+        for variable, value in cluster.environment.items():
+            monkeypatch.setenv(variable, value)
+        run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=4, command_timeout_s=5))
+        run.select("sge")
+        release = tmp_path / "release"
+        job = started(run, f"until [ -e {release} ]; do sleep 0.05; done; echo survived")
+        process = processes.recorded(cluster.directory)["execd"]
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        assert not job.wait(8)
+        assert job.state is JobState.RUNNING
+        release.touch()
+        assert job.result(30).stdout == "survived\n"
+        waiting = command(run, "true", queue_timeout=3)
+        with pytest.raises(QueueTimeout, match="queue_timeout of 3 s"):
+            waiting.result(100)  # Grid Engine has given it to the dead daemon, and cannot delete it without it
+        report = run.close()
+        assert set(report.leaked) == {f"sge:{job.native_id}", f"sge:{waiting.native_id}"}
+        assert any("cancelled 60 s ago" in problem for problem in report.problems)
     finally:
         base.down("sge", name)

@@ -479,6 +479,20 @@ def test_job_cancelled_while_its_reply_is_lost_is_not_submitted_again(stage: Sta
     assert len(stage.backend.submissions) == 1
 
 
+def test_cancelled_job_that_the_scheduler_goes_on_showing_ends_with_a_word_about_it(stage: Stage) -> None:
+    """On a node that does not answer nothing can be ended."""
+    stage.backend.obeys = False
+    job = stage.started()
+    stage.backend.says(job.native_id, RUNNING)
+    job.cancel()
+    stage.pass_time(55)
+    assert job.state is JobState.RUNNING
+    stage.pass_time(40)
+    assert (job.state, job.reason) == (JobState.CANCELLED, ExitReason.CANCELLED)
+    [problem] = stage.run.problems
+    assert problem == f"{job.record.name}: cancelled 60 s ago, and scripted shows it as RUNNING"
+
+
 # ---------------------------------------------------------------- waiting with us
 
 
