@@ -161,7 +161,7 @@ class KubernetesBackend(Backend):
         tracker = self._tracking()
         inbox = Inbox(self.transport, submission.directory)
         pending = JobStatus(JobState.PENDING, "Submitted")
-        entry = Entry(native_id, submission.name, submission.spec.cores, inbox, pending)
+        entry = Entry(native_id, submission.spec.cores, inbox, pending)
         tracker.add(entry)
         own = manifest.labels(submission, self._session, native_id)
         parts = manifest.secrets(native_id, packed, own)

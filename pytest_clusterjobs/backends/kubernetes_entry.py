@@ -15,8 +15,6 @@ class Entry:
 
     #: The Job's name.
     native_id: str
-    #: The submission's name.
-    name: str
     #: What it asks for.
     cores: int
     #: Where what it sends becomes files.

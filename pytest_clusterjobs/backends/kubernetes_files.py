@@ -15,7 +15,6 @@ import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_clusterjobs.core.errors import StoreError
 from pytest_clusterjobs.transports.base import Transport
@@ -156,8 +155,3 @@ class Inbox:
                 path = os.path.join(self._directory, name)
                 self._transport.write(f"{path}.tmp", data)
                 os.replace(f"{path}.tmp", path)
-
-
-def status_facts(returned: Returned) -> dict[str, Any]:
-    """Give exit code and signal as `JobStatus` has them."""
-    return {"exit_code": returned.exit_code, "signal": returned.signal}

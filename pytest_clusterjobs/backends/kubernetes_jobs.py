@@ -169,6 +169,7 @@ class Tracker:
             if entry.pod_uid not in ("", reading.uid):
                 return  # the Job has made another one; the first one's end decides
             entry.pod, entry.pod_uid = reading.pod, reading.uid
+            entry.is_accepted = True  # also where the reply to its submission was lost
             if reading.is_node_silent:
                 entry.silent_since = entry.silent_since or time.monotonic()
             elif not (is_gone or reading.is_deleted):

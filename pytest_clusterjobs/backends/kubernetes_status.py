@@ -192,16 +192,13 @@ class JobReading:
     name: str
     #: Where it is.
     status: JobStatus
-    #: True when it has made a pod, which may be gone again.
-    has_pod: bool
 
 
 def read_job(job: Mapping[str, Any]) -> JobReading:
     """Read a Job as a list or a get gives it. One that is being deleted has ended."""
     metadata, status = job["metadata"], job.get("status", {})
     name = str(metadata.get("annotations", {}).get(NAME_ANNOTATION, metadata["name"]))
-    has_pod = any(status.get(key) for key in ("active", "succeeded", "failed"))
-    return JobReading(metadata["name"], name, _job_status(metadata, status), has_pod)
+    return JobReading(metadata["name"], name, _job_status(metadata, status))
 
 
 def _job_status(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> JobStatus:

@@ -139,7 +139,6 @@ def test_jobs_of_each_kind(name: str, state: JobState, reason: ExitReason | None
     reading = read_job(recorded(f"job-1.20-{name}"))
     assert (reading.status.state, reading.status.reason, reading.status.native_word) == (state, reason, word)
     assert (reading.native_id, reading.name) == (f"cj-{name}", f"cj-0-{name}")
-    assert reading.has_pod
 
 
 def test_job_that_is_being_deleted_has_ended() -> None:
