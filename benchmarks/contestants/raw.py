@@ -1,7 +1,7 @@
 """The floor: the same trivial work with nothing but the scheduler: ``python -m benchmarks.contestants.raw BACKEND``.
 
-On ``local`` a fresh interpreter that does nothing; on Slurm and Grid Engine, ``sbatch`` or ``qsub`` of one that writes a
-file, and a look for that file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there
+On ``local`` a fresh interpreter that does nothing; on Slurm and Grid Engine, ``sbatch`` or ``qsub`` of one that writes
+a file, and a look for that file every 10 ms; on hosts reached by ssh, ``ssh HOST true`` over a connection that is there
 already; on Kubernetes, ``kubectl`` to create a Job of one that prints, to wait for it and to read its log.
 """
 

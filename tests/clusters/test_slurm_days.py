@@ -28,7 +28,7 @@ from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
-from pytest_clusterjobs.engine.work import command_work
+from pytest_clusterjobs.engine.work import Work, command_work
 
 pytestmark = [pytest.mark.cluster_lane("slurm"), pytest.mark.usefixtures("slurm")]
 
@@ -292,3 +292,10 @@ def test_site_limit_makes_the_job_wait_with_us(run: Run, tmp_path: Path, monkeyp
     job = command(run, "echo patient")
     assert (job.state, "takes no more jobs" in job.record.detail) == (JobState.NEW, True)
     assert job.result(60).stdout == "patient\n"
+
+
+def test_array_of_a_thousand_has_every_result_in_order(run: Run) -> None:
+    works = [Work(JobSpec(), "square", lambda number: number * number, (number,), {}) for number in range(1000)]
+    jobs = run.submit(works)
+    assert len({job.native_id.partition("_")[0] for job in jobs}) == 1
+    assert [job.result(400) for job in jobs] == [number * number for number in range(1000)]
