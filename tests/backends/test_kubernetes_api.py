@@ -10,11 +10,9 @@ import pickle
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,54 +23,10 @@ from pytest_clusterjobs.backends.kubernetes_watch import PodWatch
 from pytest_clusterjobs.core.errors import BackendUnavailable, ConfigError, ConnectionLost
 from pytest_clusterjobs.transports.local import LocalTransport
 
-#: Answers a request: its path with the query, and what to write the answer with.
-Answer = Callable[[str, BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def server(answer: Answer) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            answer(self.path, self)
-
-        def log_message(self, *_: Any) -> None: ...
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}"
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join(10)
-
-
-def say(handler: BaseHTTPRequestHandler, body: object, status: int = 200) -> None:
-    data = json.dumps(body).encode()
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-def kubeconfig(path: Path, address: str, **user: str) -> str:
-    path.write_text(
-        json.dumps(
-            {
-                "current-context": "work",
-                "clusters": [{"name": "c", "cluster": {"server": address}}],
-                "users": [{"name": "u", "user": user}],
-                "contexts": [
-                    {"name": "work", "context": {"cluster": "c", "user": "u", "namespace": "team"}},
-                    {"name": "other", "context": {"cluster": "c", "user": "u"}},
-                ],
-            }
-        )
-    )
-    return str(path)
+if TYPE_CHECKING:
+    from tests.api_server import kubeconfig, say, server
+else:
+    from api_server import kubeconfig, say, server
 
 
 @pytest.fixture
