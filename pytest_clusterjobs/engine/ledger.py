@@ -151,6 +151,8 @@ class Ledger:
             self.end(tracked, *judged)
             return True
         fallback = otherwise()
+        if fallback is not None and fallback.reason is ExitReason.NONZERO_EXIT and judged is not None:
+            fallback = judged[0]  # the others know no more than the runner's exit code: 128 and the signal
         if fallback is not None:
             self.end(tracked, fallback, None if judged is None else judged[1])
         return fallback is not None

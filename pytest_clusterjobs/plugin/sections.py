@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import JobState
 from pytest_clusterjobs.core.units import format_duration, format_memory
 from pytest_clusterjobs.engine.job import Job, requested_text
@@ -63,6 +64,7 @@ def describe(run: Run, job: Job[Any]) -> str:
         f"backend:    {record.backend}, job {record.job_id}, native id {record.native_id or 'none: not accepted'}",
         f"state:      {record.state}{why}{detail}{code}{word}{restarts}",
         f"requested:  {requested_text(record)}",
+        *([f"allocated:  {given}"] if (given := _text_of(metrics.allocated)) else []),
         f"node:       {', '.join(metrics.nodes) or 'unknown'}{_seen(run, job)}",
         f"times:      {_times(job)}",
     ]
@@ -75,6 +77,14 @@ def describe(run: Run, job: Job[Any]) -> str:
     if job.validation is not None and not job.validation:
         lines.append(f"validation: {job.validation}")
     return "\n".join(lines + _tails(job))
+
+
+def _text_of(resources: Resources) -> str:
+    """Say in one line what is known of resources."""
+    formats = {"memory_bytes": format_memory, "time_limit_s": format_duration}
+    known = {name: value for name, value in resources.known().items() if value}
+    words = {name: formats[name](value) if name in formats else value for name, value in known.items()}
+    return ", ".join(f"{name.removesuffix('_bytes').removesuffix('_s')} {value}" for name, value in words.items())
 
 
 def _seen(run: Run, job: Job[Any]) -> str:

@@ -23,6 +23,13 @@ class EvidenceConformance:
         job = run.submit_call(abs, (-7,), {}, JobSpec())
         self.expect_valid(run, job, 7)
 
+    def test_resources_are_given_as_they_were_asked_for(self, run: Run) -> None:
+        info = run.probe(self.backend).info
+        cores = min(2, (info.cores_per_node if info is not None else None) or 1)
+        job = run.submit_call(abs, (-7,), {}, make_spec(cores=cores, memory="400MB", time="00:05:00"))
+        self.expect_valid(run, job, 7)
+        assert job.metrics.requested.memory_bytes == 400 * 2**20
+
     def test_elements_of_an_array_find_what_they_were_promised(self, run: Run) -> None:
         jobs = run.submit([Work(make_spec(time="00:10:00"), "negated", abs, (-number,), {}) for number in range(3)])
         for number, job in enumerate(jobs):

@@ -173,7 +173,7 @@ def test_each_way_to_fail_has_its_category(run: Run, validator: ClusterJobValida
     jobs = {
         "exception": call(run, int, "x"),
         "nonzero_exit": run.submit_command("exit 7", make_spec()),
-        "signal": call(run, signal.raise_signal, signal.SIGUSR1),
+        "signal": run.submit_command("kill -USR1 $$", make_spec()),
         "timeout": run.submit_command("exec sleep 60", make_spec(time=1)),
         "cancelled": run.submit_command("exec sleep 60", make_spec()),
     }

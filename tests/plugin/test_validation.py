@@ -79,6 +79,8 @@ def test_all(cluster_job_validator):
         [
             r"E +assert <ValidationResult cj-\w+-1-square: 1 of 10 checks failed: PROMISED_CORES mismatch>",
             r"-+ cluster job cj-\w+-1-square -+",
+            r"requested:  1 core\(s\), 200 MiB, 2 m 00 s",
+            r"allocated:  cores 1, memory 200 MiB, nodes 1, time_limit 2 m 00 s",
             r"validation: cj-\w+-1-square on promising: 1 of 10 checks failed",
             r" +check +requested +allocated +observed +verdict",
             r" +PROMISED_CORES +1 +- +not set +mismatch: promises\(1\)",
