@@ -85,7 +85,8 @@ class JobTable:
         if not self.is_alive(native_id):
             return
         before = self._jobs[native_id]
-        status = _status_of(word, code, detail, node if word == "RUNNING" else before.status.nodes)
+        has_run = word == "RUNNING" or code is not None
+        status = _status_of(word, code, detail, node if has_run else before.status.nodes)
         self._jobs[native_id] = QueuedJob(before.name, replace(status, resources=before.status.resources))
         try:
             self.listener(native_id)

@@ -110,6 +110,7 @@ class HostLink:
         self._unsent: list[Package] = []
         self._cancelled: set[str] = set()
         self._notes: list[dict[str, Any]] = []
+        self._ended: list[str] = []
         self._logs: dict[str, threading.Event] = {}
         self._fetching: set[str] = set()
         self._is_ready, self._stop = threading.Event(), threading.Event()
@@ -171,8 +172,7 @@ class HostLink:
         """Have jobs cancelled; while there is no connection, as soon as there is one."""
         with self._lock:
             self._cancelled.update(native_ids)
-            self._notes.append({"cancel": list(native_ids)})
-        self._ring()
+        self._note({"cancel": list(native_ids)})
 
     def fetch_logs(self, native_id: str) -> None:
         """Bring what a running job has printed so far here, if that can be had soon."""
@@ -180,8 +180,7 @@ class HostLink:
             if not self._is_connected or native_id not in self._packages:
                 return
             came = self._logs.setdefault(native_id, threading.Event())
-            self._notes.append({"logs": native_id})
-        self._ring()
+        self._note({"logs": native_id})
         came.wait(self._options.timeout_s)
 
     def close(self) -> None:
@@ -272,7 +271,7 @@ class HostLink:
             if self._is_connected:
                 deadline = self._heard_at + quiet_s
                 if now >= next_ping:
-                    wire.send({"ping": 1})
+                    self._note({"ping": 1})
                     next_ping = now + ping_s
                 self._send_what_waits(wire)
             if self._is_closing and not is_goodbye_said:
@@ -306,9 +305,12 @@ class HostLink:
         with self._lock:
             packages, self._unsent = self._unsent, []
             notes, self._notes = self._notes, []
+            acknowledged: list[dict[str, Any]] = []
+            if self._ended and (packages or notes):  # no hurry: what is sent anyway takes it along
+                acknowledged, self._ended = [{"ack": self._ended}], []
             for package in packages:
                 package.keeper = self.keeper
-        for message in (*(package.message for package in packages), *notes):
+        for message in (*acknowledged, *(package.message for package in packages), *notes):  # the first makes room
             wire.send(message)
 
     # ------------------------------------------------------------ what the host says
@@ -351,7 +353,10 @@ class HostLink:
         package = self._packages.get(native_id)
         if package is None:  # it was told before, or given up as lost
             is_alive = word in ("PENDING", "RUNNING")
-            self._note({"cancel": [native_id]} if is_alive else {"ack": [native_id]})
+            if is_alive:
+                self._note({"cancel": [native_id]})
+            else:
+                self._ended.append(native_id)
         elif word in ("PENDING", "RUNNING"):
             self._on_word(native_id, word, None, "")
         elif native_id not in self._fetching:
@@ -411,7 +416,8 @@ class HostLink:
             self._fetching.discard(native_id)
             self._cancelled.discard(native_id)
         self._on_word(native_id, word, code, detail)
-        self._note({"ack": [native_id]})
+        with self._lock:
+            self._ended.append(native_id)
 
     def _note(self, message: dict[str, Any]) -> None:
         with self._lock:

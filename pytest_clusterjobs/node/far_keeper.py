@@ -28,6 +28,8 @@ LEFT = ("start.json", "stdout.log", "stderr.log", "result.cj")
 INLINE_BYTES = 256 * 1024
 #: What, when it is large, is removed as soon as the end of a job was acknowledged: its result, whole or not.
 _DONE_WITH = ("result.cj", "arguments.pkl")
+#: Seconds that the word of a job's start is held back: of a shorter job the end alone is told.
+_START_S = 0.02
 #: The default work directory, which is removed when it is empty; one that a user has named is not.
 _OWN_WORKDIR = ".clusterjobs"
 #: Seconds that the job server has to end everything.
@@ -95,6 +97,8 @@ class Keeper:
         #: By job: its directory and what was last said of it.
         self._directories: Dict[str, str] = {}
         self._words: Dict[str, Dict[str, Any]] = {}
+        #: Those that have just started, in order, with the time when that is told.
+        self._started: Dict[str, float] = {}
         self._home: Optional[Home] = None
         self._server: Optional[subprocess.Popen] = None  # type: ignore[type-arg]
         self._to_server: Optional[socket.socket] = None
@@ -111,9 +115,12 @@ class Keeper:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._start_server()
         while not self._is_over:
-            wait_s = self._heard_at + self._linger_s - time.monotonic()
+            now = time.monotonic()
+            self._tell_starts(now)
+            wait_s = self._heard_at + self._linger_s - now
             if wait_s <= 0 and self._is_given_up():
                 break
+            wait_s = min([wait_s, *(due - now for due in self._started.values())])
             for descriptor, _ in self._poll.poll(max(0.0, wait_s) * 1000):
                 self._attend(descriptor)
         self._finish()
@@ -328,9 +335,20 @@ class Keeper:
             self._note({"id": native_id, "word": word, "code": None, "detail": detail})
 
     def _note(self, message: Dict[str, Any]) -> None:
-        if message["id"] in self._words:
-            self._words[message["id"]] = message
-            self._tell(message["id"])
+        native_id = message["id"]
+        if native_id not in self._words:
+            return
+        self._words[native_id] = message
+        if message["word"] == "RUNNING":
+            self._started[native_id] = time.monotonic() + _START_S
+        else:
+            self._started.pop(native_id, None)
+            self._tell(native_id)
+
+    def _tell_starts(self, now: float) -> None:
+        for native_id in [native_id for native_id, due in self._started.items() if due <= now]:
+            del self._started[native_id]
+            self._tell(native_id)
 
     # ------------------------------------------------------------ the end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -36,6 +37,7 @@ from pytest_clusterjobs.transports.local import LocalTransport
 from tests.backends.ssh_bench import PATIENCE_S, Site, call, command, is_alive, says, site, wait_for
 
 NODE = Path(sys.modules["pytest_clusterjobs"].__file__ or "").parent / "node"
+PYENV = Path.home() / ".pyenv" / "versions"
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 lane = pytest.mark.cluster_lane("sshd")
 
@@ -260,6 +262,14 @@ class TestCannotBeUsed:
         reason = self.reason(far, Place("ssh", "ssh", host=("clusterjobs",), workdir=str(far.there), python=str(old)))
         assert "clusterjobs: it needs Python 3.9 or newer" in reason
         assert "3.8.20" in reason
+
+    @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8"])
+    def test_with_a_really_old_python(self, far: Site, version: str) -> None:
+        found = next(map(str, PYENV.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}"))
+        if found is None:
+            pytest.skip(f"there is no Python {version} here")
+        reason = self.reason(far, Place("ssh", "ssh", host=("clusterjobs",), workdir=str(far.there), python=found))
+        assert f"clusterjobs: it needs Python 3.9 or newer, and {found} is {version}." in reason
 
     def test_where_the_work_directory_cannot_be_written(self, far: Site) -> None:
         (far.root / "file").write_text("")
