@@ -24,7 +24,8 @@ def command(session: ClusterSession, nodeids: Sequence[str], reports: Sequence[s
     """Give the command for a shell in this session's directory, "" when nothing failed.
 
     Of many tests the command names a file beside the first report: the text for it comes with the command. Where there
-    is no report, pytest's ``--lf`` knows them; where that is switched off too, all the session's tests run again.
+    is no report, or pytest is older than 8.2, pytest's ``--lf`` knows them; where that is switched off too, all the
+    session's tests run again.
 
     Args:
         session: The session's options.
@@ -40,7 +41,7 @@ def command(session: ClusterSession, nodeids: Sequence[str], reports: Sequence[s
     exact = shlex.join([*head, *failed])
     if len(exact) <= _LIMIT:
         return exact, ""
-    if reports:
+    if reports and pytest.version_tuple >= (8, 2):  # older ones read no arguments from files
         path = os.path.relpath(list_path(reports), config.invocation_params.dir)
         return shlex.join([*head, f"@{path}"]), "\n".join(failed) + "\n"
     remembers = config.pluginmanager.has_plugin("lfplugin")

@@ -112,7 +112,7 @@ def test_many(number): assert number % 2
 
 
 def test_many_failures_are_named_in_a_file(project: pytest.Pytester) -> None:
-    if tuple(map(int, pytest.__version__.split(".")[:2])) < (8, 2):
+    if pytest.version_tuple < (8, 2):
         pytest.skip("pytest reads arguments from a file from 8.2 on")
     project.makepyfile(test_a=MANY)
     project.runpytest_subprocess("--cluster=local", "--cluster-report=out/run.json", "test_a.py")
