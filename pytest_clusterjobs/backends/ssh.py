@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import base64
 import itertools
+import json
 import os
 import re
 import secrets
@@ -54,6 +55,8 @@ _INLINE_BYTES = 256 * 1024
 #: Seconds after which a host that could not be reached is tried again, while there are others.
 _TRY_AGAIN_S = 30.0
 _LINGER = "60"
+#: A job's order, and those of its parts that are pickles.
+_ORDER, _PARTS = "order.json", frozenset({"function", "arguments"})
 _SHORTEST_LINGER_S = 1.0
 
 
@@ -285,7 +288,7 @@ class SshBackend(Backend):
             keeper = link.keeper
             link.put(root, list(files))
             files = {}
-        inline = {name: base64.b64encode(_read(path)).decode() for name, path in files.items()}
+        inline = _inline(files)
         far = replace(submission, runner=os.path.join(link.directory, "node", "start.py"))
         command = None
         if direct.needs_script(submission):
@@ -366,6 +369,20 @@ def _files(submission: Submission, directories: Collection[str]) -> list[str]:
     """Give the files that jobs need: those in their own directories, and an array's common ones."""
     folders = dict.fromkeys([submission.directory, *directories])
     return [entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()]
+
+
+def _inline(files: Mapping[str, str]) -> dict[str, str]:
+    """Give what is in files, base64. A job's own pickles go into its order: files are slow to make on many disks."""
+    contents = {name: _read(path) for name, path in files.items()}
+    for name in [name for name in contents if os.path.basename(name) == _ORDER]:
+        order = json.loads(contents[name])
+        for part in _PARTS & order.keys():
+            path = os.path.join(os.path.dirname(name), order[part]["path"])
+            if path in contents:
+                data = base64.b64encode(contents.pop(path)).decode()
+                order[part] = {"data": data, "sha256": order[part]["sha256"]}
+        contents[name] = json.dumps(order).encode()
+    return {name: base64.b64encode(data).decode() for name, data in contents.items()}
 
 
 def _read(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 import subprocess
@@ -79,6 +80,15 @@ def test_deep_value_comes_back() -> None:
     for _ in range(200):
         value = [value]
     assert pickle.loads(packing.pickled_value(value, HOME)) == value
+
+
+def test_what_lies_in_a_file_or_in_the_order_is_loaded_when_its_checksum_is_right(tmp_path: Path) -> None:
+    data = pickle.dumps([1, "two"])
+    (tmp_path / "part.pkl").write_bytes(data)
+    for part in ({"path": "part.pkl"}, {"data": base64.b64encode(data).decode()}):
+        assert packing.load_checked({**part, "sha256": checksum(data)}, str(tmp_path)) == [1, "two"]
+        with pytest.raises(ValueError, match="is not what was sent: its checksum differs"):
+            packing.load_checked({**part, "sha256": checksum(b"other")}, str(tmp_path))
 
 
 def test_value_that_holds_itself_comes_back() -> None:
