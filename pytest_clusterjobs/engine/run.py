@@ -473,10 +473,8 @@ class Run:
 
     def stop_threads(self) -> None:
         """Stop the monitor, the clerks and the callbacks; those that are waiting are still called."""
-        for clerk in self._clerks.values():
-            clerk.stop()
-        self._monitor.stop()
-        self.callbacks.stop()
+        for each in (*self._clerks.values(), self._monitor, self.callbacks):
+            each.stop()
 
     def open_backends(self) -> list[Backend]:
         """Give the backends that were used."""

@@ -454,7 +454,7 @@ class BackendConformance(EvidenceConformance):
 
     def test_close_cancels_what_runs_and_removes_the_directory(self, run: Run) -> None:
         job = self.command(run, "sleep 300", keep="never")
-        self.wait_for_start(job)
+        self.wait_for(lambda: job.state is JobState.RUNNING)
         report = run.close()
         assert report.cancelled == [job.record]
         assert job.record.state is JobState.CANCELLED
@@ -479,10 +479,6 @@ class BackendConformance(EvidenceConformance):
         while (left := _processes_with(token)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert left == []
-
-    def wait_for_start(self, job: Job[Any]) -> None:
-        """Wait until a job runs."""
-        self.wait_for(lambda: job.state is JobState.RUNNING)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, at most ``patience_s``."""
