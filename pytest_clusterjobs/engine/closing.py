@@ -138,7 +138,7 @@ def _tidy(run: Run, report: CloseReport) -> None:
         if record.is_kept:
             report.kept.append(record.directory)
     kept = tuple(report.kept)
-    for name, ferry in run.open_ferries().items():
+    for name, ferry in run.ferries.items():
         try:
             ferry.close([record.directory for record in run.records if record.is_kept and record.backend == name])
         except ClusterJobsError as error:

@@ -94,7 +94,8 @@ class Run:
         self._places: dict[str, Place] = {}
         self._backends: dict[str, Backend] = {}
         self._clerks: dict[str, Clerk] = {}
-        self._ferries: dict[str, Ferry] = {}
+        #: The ways of files to far machines that were used, by the names of their places.
+        self.ferries: dict[str, Ferry] = {}
         self._monitor = Monitor(self, clock)
         self._probes: dict[str, Probe] = {}
         self._numbers = itertools.count(1)
@@ -180,10 +181,10 @@ class Run:
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
                 if isinstance(backend.transport, FarTransport) and backend.shares_files:
-                    self._ferries[name] = Ferry(
+                    self.ferries[name] = Ferry(
                         self.store, backend.transport, place, backend.settings.command_timeout_s
                     )
-                self._clerks[name] = Clerk(self, backend, self._clock, self._ferries.get(name))
+                self._clerks[name] = Clerk(self, backend, self._clock, self.ferries.get(name))
             return self._backends[name]
 
     def probe(self, name: str) -> Probe:
@@ -389,7 +390,7 @@ class Run:
 
     def fetch_logs(self, job: Job[Any]) -> None:
         """Bring what an unfinished job has printed so far here, where that has to be brought."""
-        record, ferry = job.record, self._ferries.get(job.record.backend)
+        record, ferry = job.record, self.ferries.get(job.record.backend)
         if record.native_id and not record.state.is_terminal:
             if ferry is not None:
                 ferry.fetch_logs(record.directory)
@@ -473,20 +474,18 @@ class Run:
 
     def stop_threads(self) -> None:
         """Stop the monitor, the clerks and the callbacks; those that are waiting are still called."""
-        for each in (*self._clerks.values(), self._monitor, self.callbacks):
-            each.stop()
+        for clerk in self._clerks.values():
+            clerk.stop()
+        self._monitor.stop()
+        self.callbacks.stop()
 
     def open_backends(self) -> list[Backend]:
         """Give the backends that were used."""
         return list(self._backends.values())
 
-    def open_ferries(self) -> dict[str, Ferry]:
-        """Give the ways of files to far machines that were used, by the names of their places."""
-        return dict(self._ferries)
-
     def settle(self) -> None:
         """Take in marks and changes now."""
-        for ferry in self._ferries.values() if self.ledger.unfinished() else ():
+        for ferry in self.ferries.values() if self.ledger.unfinished() else ():
             ferry.sweep()
         self._monitor.step(self._clock())
 
