@@ -181,9 +181,7 @@ class Run:
                 backend.set_listener(self._monitor.job_changed)
                 self._backends[name] = backend
                 if isinstance(backend.transport, FarTransport) and backend.shares_files:
-                    self.ferries[name] = Ferry(
-                        self.store, backend.transport, place, backend.settings.command_timeout_s
-                    )
+                    self.ferries[name] = Ferry(self.store, backend.transport, place, backend.settings.command_timeout_s)
                 self._clerks[name] = Clerk(self, backend, self._clock, self.ferries.get(name))
             return self._backends[name]
 
