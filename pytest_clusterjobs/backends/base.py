@@ -279,5 +279,12 @@ class Backend(ABC):
     def fetch_logs(self, native_id: str) -> None:  # noqa: B027 - mostly they are here, or the engine brings them
         """Bring what a running job has printed so far into its directory here, if it can be had. Best effort."""
 
+    def fetch_kept(self, native_ids: Collection[str]) -> None:  # noqa: B027 - mostly the files are here
+        """Bring all that ended jobs have in their directories into those here, which are kept. Before `close`.
+
+        Raises:
+            ClusterJobsError: It cannot be had; the message says from where.
+        """
+
     def close(self) -> None:  # noqa: B027 - most backends hold nothing
         """Release what the backend holds: processes, connections. Idempotent."""

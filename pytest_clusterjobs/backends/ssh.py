@@ -91,6 +91,7 @@ class SshBackend(Backend):
         self._token, self._numbers = secrets.token_hex(4), itertools.count(1)
         self._jobs = direct.JobTable()
         self._link_of: dict[str, HostLink] = {}  # by job
+        self._place_of: dict[str, tuple[str, str]] = {}  # by job: the run's directory here, and the job's in it
         self._links: dict[str, HostLink] = {}
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -133,6 +134,9 @@ class SshBackend(Backend):
         shares = self._spread(submission, fitting)
         packages = [(link, self._pack(submission, native_ids, link, indexes, limit)) for link, indexes, limit in shares]
         self._jobs.add(native_ids, submission, sum(link.slots for link in fitting))
+        root = _root(submission)
+        for native_id, directory in zip(native_ids, submission.directories, strict=True):
+            self._place_of[native_id] = root, os.path.relpath(directory, root)
         for link, package in packages:
             self._link_of.update(dict.fromkeys(package.alive, link))
             link.give(package)
@@ -168,6 +172,15 @@ class SshBackend(Backend):
     def fetch_logs(self, native_id: str) -> None:
         if self._jobs.is_alive(native_id):
             self._link_of[native_id].fetch_logs(native_id)
+
+    def fetch_kept(self, native_ids: Collection[str]) -> None:
+        wanted: dict[tuple[HostLink, str], list[str]] = {}
+        for native_id in native_ids:
+            if native_id in self._place_of:
+                root, directory = self._place_of[native_id]
+                wanted.setdefault((self._link_of[native_id], root), []).append(directory)
+        for (link, root), directories in wanted.items():
+            link.fetch(directories, root)
 
     def close(self) -> None:
         """End every job and what serves it, on all hosts at once, and wait for it: about 10 s at most."""
@@ -280,7 +293,7 @@ class SshBackend(Backend):
         limit: int | None,
     ) -> Package:
         """Make what a host is told of its jobs; files that are too large for that are there when this returns."""
-        root = os.path.dirname(os.path.dirname(submission.runner))
+        root = _root(submission)
         here = {native_ids[index]: submission.directories[index] for index in indexes}
         files = {os.path.relpath(path, root): path for path in _files(submission, here.values())}
         keeper = ""
@@ -363,6 +376,11 @@ def _other_python(link: HostLink) -> str:
 def _why(link: HostLink) -> str:
     error: ClusterJobsError | None = link.error
     return "it did not answer in time" if error is None else str(error.args[0]).removeprefix(f"{link.host}: ")
+
+
+def _root(submission: Submission) -> str:
+    """Give the run's directory here."""
+    return os.path.dirname(os.path.dirname(submission.runner))
 
 
 def _files(submission: Submission, directories: Collection[str]) -> list[str]:

@@ -181,7 +181,17 @@ class HostLink:
                 return
             came = self._logs.setdefault(native_id, threading.Event())
         self._note({"logs": native_id})
-        came.wait(self._options.timeout_s)
+        came.wait(min(self._options.timeout_s, _PING_S))
+
+    def fetch(self, directories: list[str], root: str) -> None:
+        """Bring directories of the run's directory there into the one here, ``root``.
+
+        Raises:
+            ClusterJobsError: They cannot be had.
+        """
+        if not self._is_connected:
+            raise ConnectionLost(f"{self.host} is out of reach: files that kept jobs wrote there are not here", "ssh")
+        self.transport.get(self.directory, directories, root, 2 * self._options.timeout_s)
 
     def close(self) -> None:
         """End every job there and remove the run's directory; bounded, and no error where the host is out of reach."""

@@ -58,6 +58,7 @@ def close(run: Run, report: CloseReport) -> None:
         run.ledger.end(tracked, verdict.Verdict(JobState.CANCELLED, reason, tracked.cancel_detail), None)
     run.stop_threads()
     for backend in run.open_backends():
+        _fetch_kept(run, report, backend)
         backend.close()
     report.problems += run.problems
     _tidy(run, report)
@@ -130,6 +131,15 @@ def journal_lines(run: Run, path: str) -> Iterable[dict[str, object]]:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+def _fetch_kept(run: Run, report: CloseReport, backend: Backend) -> None:
+    name = run.place_of(backend).name
+    own = [record for record in run.records if record.backend == name and record.native_id and _is_kept(run, record)]
+    try:
+        backend.fetch_kept([record.native_id for record in own])
+    except ClusterJobsError as error:
+        report.problems.append(f"{name}: {error.args[0]}")
 
 
 def _tidy(run: Run, report: CloseReport) -> None:

@@ -164,6 +164,19 @@ class TestJobs:
             with pytest.raises(SubmitError, match=next(iter(asked))):
                 call(run, os.getpid, **asked)
 
+    def test_what_it_wrote_is_here_when_its_directory_is_kept(self, far: Site) -> None:
+        run = far.run(keep="failed")
+        write = "mkdir inner; echo precious >inner/file; head -c 300000 /dev/zero >large"
+        bad, good = command(run, f"{write}; exit 3"), command(run, write)
+        assert bad.wait(PATIENCE_S)
+        assert good.wait(PATIENCE_S)
+        report = run.close()
+        assert (report.kept, report.problems) == ([bad.record.directory], [])
+        assert Path(bad.record.directory, "inner", "file").read_text() == "precious\n"
+        assert Path(bad.record.directory, "large").stat().st_size == 300_000
+        assert not Path(good.record.directory).exists()
+        assert far.is_empty()
+
     def test_close_leaves_nothing_of_jobs_that_run(self, far: Site) -> None:
         run = far.run()
         job = command(run, "trap '' TERM; echo started; setsid sleep 301 & sleep 302")
