@@ -245,11 +245,10 @@ class SlurmBackend(BatchBackend):
         }
         if spec.memory_bytes is not None:
             expected["SLURM_MEM_PER_NODE"] = str(math.ceil(spec.memory_bytes / 2**20))
-        if spec.account is not None:
-            expected["SLURM_JOB_ACCOUNT"] = spec.account
-        if spec.qos is not None:
-            expected["SLURM_JOB_QOS"] = spec.qos
         contract = {variable: Expectation(value, source=_OUTPUT) for variable, value in expected.items()}
+        for variable, asked in (("SLURM_JOB_ACCOUNT", spec.account), ("SLURM_JOB_QOS", spec.qos)):
+            if asked is not None:  # Slurm keeps both in lower case, and without accounting neither
+                contract[variable] = Expectation(pattern=f"(?i:{re.escape(asked)})", is_optional=True, source=_OUTPUT)
         if spec.partition is not None:  # of several, the one that could start it first
             any_of = "|".join(map(re.escape, spec.partition.split(",")))
             contract["SLURM_JOB_PARTITION"] = Expectation(pattern=any_of, source=_OUTPUT)

@@ -64,14 +64,15 @@ def states(history: Sequence[Transition], restarts: int) -> list[Check]:
         before = each.state
     found = [Check("states", CheckVerdict.MISMATCH if wrong else CheckVerdict.HONOURED, observed=names, why=wrong)]
     here = [each.at for each in history if each.source == FROM_HERE]
-    if here != sorted(here):
+    if any((earlier - later).total_seconds() > _SKEW_S for earlier, later in itertools.pairwise(here)):
         found.append(Check("times", CheckVerdict.MISMATCH, why="a state was seen before the one that it followed"))
     returns = sum(
         (earlier.state, later.state) == (JobState.RUNNING, JobState.PENDING)
         for earlier, later in itertools.pairwise(history)
     )
     if returns > restarts:
-        found.append(Check("restarts", CheckVerdict.MISMATCH, None, restarts, returns, "fewer than were seen"))
+        why = "the scheduler counts fewer starts than were seen"
+        found.append(Check("restarts", CheckVerdict.MISMATCH, None, restarts, returns, why, is_tolerated=True))
     return found
 
 
@@ -111,7 +112,7 @@ def environment(
 
 def _variable(name: str, expected: Expectation, told: Mapping[str, str], files: Mapping[str, Sequence[str]]) -> Check:
     value = "\n".join(files[name]) if name in PSEUDO_VARIABLES and name in files else told.get(name)
-    wanted = expected.value if expected.pattern is None else f"one of {expected.pattern}"
+    wanted = expected.value if expected.pattern is None else f"like {expected.pattern}"
     if value is None:
         return Check(name, CheckVerdict.MISMATCH, wanted, None, "not set", expected.source)
     if expected.value is not None and value != expected.value:

@@ -759,7 +759,7 @@ def test_details_of_a_job_that_got_a_whole_node_count_it() -> None:
 
 
 def test_contract_of_a_job_holds_what_it_asks_for() -> None:
-    spec = make_spec(cores=2, nodes=3, memory="1.5MB", partition="a,b", account="lab", qos="high")
+    spec = make_spec(cores=2, nodes=3, memory="1.5MB", partition="a,b", account="Lab", qos="high")
     contract = backend().expected_environment("17", "cj-x", spec)
     values = {name: expected.value for name, expected in contract.items() if expected.pattern is None}
     assert values == {
@@ -769,9 +769,10 @@ def test_contract_of_a_job_holds_what_it_asks_for() -> None:
         "SLURM_JOB_NUM_NODES": "3",
         "SLURM_CPUS_PER_TASK": "2",
         "SLURM_MEM_PER_NODE": "2",
-        "SLURM_JOB_ACCOUNT": "lab",
-        "SLURM_JOB_QOS": "high",
     }
+    for variable, asked in (("SLURM_JOB_ACCOUNT", "lab"), ("SLURM_JOB_QOS", "high")):
+        assert contract[variable].is_optional
+        assert re.fullmatch(contract[variable].pattern or "", asked)
     partition = contract["SLURM_JOB_PARTITION"].pattern or ""
     assert [bool(re.fullmatch(partition, name)) for name in ("a", "b", "ab", "a,b")] == [True, True, False, False]
 

@@ -429,7 +429,9 @@ def test_requeue_is_in_the_history_and_counts_as_a_restart(stage: Stage, validat
     assert result.check("states").observed == "PENDING > RUNNING > PENDING > RUNNING > COMPLETED"
     assert result
     job.metrics.restarts = 0
-    assert validator.monitor(job).check("restarts").verdict is MISMATCH
+    result = validator.monitor(job)
+    assert (result.check("restarts").verdict, bool(result)) == (MISMATCH, True)
+    assert "fewer starts than were seen" in "".join(result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +446,7 @@ def test_impossible_orders_of_states_are_seen(names: str) -> None:
 
 def test_times_that_run_backwards_are_seen() -> None:
     now = utc_now()
-    late = [Transition(JobState.PENDING, now), Transition(JobState.RUNNING, now - timedelta(seconds=1))]
+    late = [Transition(JobState.PENDING, now), Transition(JobState.RUNNING, now - timedelta(seconds=9))]
     assert [check.name for check in validator_checks.states(late, 0) if check.is_failure] == ["times"]
     of_node = [late[0], late[1]._replace(source=FROM_NODE)]
     assert all(not check.is_failure for check in validator_checks.states(of_node, 0))
