@@ -207,7 +207,8 @@ def test_values_of_env_are_in_no_output_and_no_report(pytester: pytest.Pytester)
 
         @cluster
         def test_it():
-            assert not os.environ["TOKEN"].startswith("s3"), "as expected"
+            has_arrived = os.environ["TOKEN"].startswith("s3")
+            assert not has_arrived, "as expected"
         """
     )
     result = pytester.runpytest("--cluster=p", "-vv", "-l", "--cluster-report=report.json", "--cluster-keep=always")
