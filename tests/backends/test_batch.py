@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,13 +28,10 @@ from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import JobState, JobStatus
 from pytest_clusterjobs.transports.base import CommandResult
 from pytest_clusterjobs.transports.local import LocalTransport
+from tests import watching
+from tests.backends.spoken import Answer, Answering
 
-
-def wait_for(condition: Callable[[], Any], within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
+wait_for = partial(watching.wait_for, within_s=10)
 
 
 class Paper:
@@ -268,31 +265,6 @@ def test_mark_is_written_once_the_runner_is_killed_and_not_before(tmp_path: Path
 # ---------------------------------------------------------------- commands
 
 
-class Recorder(LocalTransport):
-    """Keeps what it was asked, and answers as told."""
-
-    def __init__(self, answer: CommandResult | Exception) -> None:
-        self.answer = answer
-        self.asked: list[tuple[str, ...]] = []
-        self.environment: Mapping[str, str] = {}
-        self.timeout_s = 0.0
-
-    def run(
-        self,
-        argv: Sequence[str],
-        timeout_s: float,
-        *,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> CommandResult:
-        self.asked.append(tuple(argv))
-        self.environment, self.timeout_s = dict(env or {}), timeout_s
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 class PaperBackend(BatchBackend):
     """A scheduler of six commands that nobody has."""
 
@@ -331,13 +303,13 @@ class PaperBackend(BatchBackend):
         return stderr == "gone"
 
 
-def backend(answer: CommandResult | Exception) -> tuple[PaperBackend, Recorder]:
-    transport = Recorder(answer)
+def backend(answer: Answer) -> tuple[PaperBackend, Answering]:
+    transport = Answering({"": answer})
     return PaperBackend(transport, BackendSettings(command_timeout_s=3)), transport
 
 
-def result(stdout: str = "", stderr: str = "", code: int = 0) -> CommandResult:
-    return CommandResult(("p",), code, stdout, stderr)
+def result(stdout: str = "", stderr: str = "", code: int = 0) -> Answer:
+    return code, stdout, stderr
 
 
 @pytest.fixture
@@ -377,9 +349,10 @@ def test_every_command_has_the_time_limit_and_no_foreign_variable(monkeypatch: p
     monkeypatch.setenv("OTHER", "kept")
     made, transport = backend(result("5"))
     made.query("cj-")
-    assert transport.timeout_s == 3
-    assert "PAPER_OPTIONS" not in transport.environment
-    assert (transport.environment["PAPER_CONF"], transport.environment["OTHER"]) == ("/etc/paper", "kept")
+    (given,) = transport.environments
+    assert transport.limits_s == [3]
+    assert "PAPER_OPTIONS" not in given
+    assert (given["PAPER_CONF"], given["OTHER"]) == ("/etc/paper", "kept")
 
 
 def test_job_does_not_inherit_the_job_that_submits_it(submission: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,14 +360,14 @@ def test_job_does_not_inherit_the_job_that_submits_it(submission: Submission, mo
     monkeypatch.setenv("PAPER_CONF", "/etc/paper")
     made, transport = backend(result("5"))
     made.submit(submission)
-    assert transport.environment == {"PAPER_CONF": "/etc/paper"}
+    assert transport.environments == [{"PAPER_CONF": "/etc/paper"}]
 
 
 def test_failed_query_is_an_error_with_what_the_command_said() -> None:
     made, _ = backend(result(stderr="no route", code=3))
     with pytest.raises(CommandError, match=r"cannot ask.*exit code 3") as caught:
         made.query("cj-")
-    assert (caught.value.stderr, caught.value.command, caught.value.backend) == ("no route", "p", "paper")
+    assert (caught.value.stderr, caught.value.command, caught.value.backend) == ("no route", "pstat", "paper")
 
 
 def test_cancel_goes_in_groups_that_a_command_line_can_hold() -> None:
@@ -425,7 +398,7 @@ def test_cancel_that_only_says_gone_is_no_error_and_another_is() -> None:
         (result(stderr="no controller", code=1), "psub does not start"),
     ],
 )
-def test_probe_that_fails_says_how(answer: CommandResult | Exception, said: str) -> None:
+def test_probe_that_fails_says_how(answer: Answer, said: str) -> None:
     with pytest.raises(BackendUnavailable, match=said):
         backend(answer)[0].check()
 

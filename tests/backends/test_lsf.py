@@ -40,13 +40,13 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
-from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.transports.base import CommandResult
 from pytest_clusterjobs.transports.local import LocalTransport
+from tests.backends import spoken
+from tests.backends.spoken import NAME, directives_of
 
 DATA = Path(__file__).parent / "data" / "lsf"
-NAME = "cj-0badcafe-1-solve"
 
 
 def recorded(name: str) -> str:
@@ -84,25 +84,12 @@ def runs(site: Path, command: str, script: str) -> None:
 AWAY = "echo 'batch system daemon not responding ... still trying' >&2\nexec sleep 60"
 
 
-def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
-    environment = spec.pop("environment", {"PATH": os.environ["PATH"]})
-    elements = [f"{directory}/{index}" for index in range(count)]
-    return Submission(
-        name=NAME,
-        spec=make_spec(**spec),
-        directories=tuple(elements) if count > 1 else (directory,),
-        directory=directory,
-        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if count > 1 else ("/jobs/marks/1",),
-        runner="/jobs/node/start.py",
-        python="/usr/bin/python3",
-        environment=environment,
-        max_concurrent=limit,
-    )
+def submission(directory: str = "/jobs/1-solve", **options: Any) -> Submission:
+    return spoken.submission(directory, **{"environment": {"PATH": os.environ["PATH"]}, **options})
 
 
 def directives(options: Mapping[str, str] | None = None, **asked_for: Any) -> list[str]:
-    text = backend(options).render_script(submission(**asked_for))
-    return [line.removeprefix("#BSUB ") for line in text.splitlines() if line.startswith("#BSUB ")]
+    return directives_of(backend(options).render_script(submission(**asked_for)), "#BSUB")
 
 
 # ---------------------------------------------------------------- the script

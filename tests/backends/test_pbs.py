@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.backends.base import BackendSettings, Submission
+from pytest_clusterjobs.backends.base import BackendSettings
 from pytest_clusterjobs.backends.pbs import PbsBackend, array_of
 from pytest_clusterjobs.backends.pbs_text import (
     STATES,
@@ -33,40 +33,14 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
-from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.transports.base import CommandResult
-from pytest_clusterjobs.transports.local import LocalTransport
+from tests.backends.spoken import PREFIX, Answering, directives_of, submission, way_of
 
 if TYPE_CHECKING:
     from tests.pbs_recordings import FLAVOURS, Recording, by_program, recorded, recordings
 else:
     from pbs_recordings import FLAVOURS, Recording, by_program, recorded, recordings
-
-PREFIX = "cj-0badcafe-"
-
-
-class ScriptedPbs(LocalTransport):
-    """Answers commands with what was recorded, by their first words; files are real."""
-
-    def __init__(self, answers: Mapping[str, tuple[int, str, str]]) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, ...]] = []
-        self.environments: list[Mapping[str, str]] = []
-
-    def run(
-        self,
-        argv: Sequence[str],
-        timeout_s: float,
-        *,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> CommandResult:
-        self.asked.append(tuple(argv))
-        self.environments.append(env or {})
-        longest = max((key for key in self.answers if " ".join(argv).startswith(key)), key=len)
-        return CommandResult(tuple(argv), *self.answers[longest])
 
 
 def answer_of(recording: Recording) -> tuple[int, str, str]:
@@ -115,31 +89,11 @@ SITE: dict[str, tuple[int, str, str]] = {
 
 def backend(**answers: tuple[int, str, str]) -> PbsBackend:
     changed = {key.replace("_", " -").replace("- -", "--"): answer for key, answer in answers.items()}
-    return PbsBackend(ScriptedPbs({**SITE, **changed}), BackendSettings(python="/usr/bin/python3"))
-
-
-def asked(of: PbsBackend) -> list[tuple[str, ...]]:
-    assert isinstance(of.transport, ScriptedPbs)
-    return of.transport.asked
-
-
-def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
-    many = count > 1
-    return Submission(
-        name=f"{PREFIX}1-solve",
-        spec=make_spec(**spec),
-        directories=tuple(f"{directory}/{index}" for index in range(count)) if many else (directory,),
-        directory=directory,
-        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if many else ("/jobs/marks/1",),
-        runner="/jobs/node/start.py",
-        python="/usr/bin/python3",
-        max_concurrent=limit,
-    )
+    return PbsBackend(Answering({**SITE, **changed}), BackendSettings(python="/usr/bin/python3"))
 
 
 def directives(**asked_for: Any) -> list[str]:
-    text = backend().render_script(submission(**asked_for))
-    return [line.removeprefix("#PBS ") for line in text.splitlines() if line.startswith("#PBS ")]
+    return directives_of(backend().render_script(submission(**asked_for)), "#PBS")
 
 
 # ---------------------------------------------------------------- the script
@@ -266,8 +220,7 @@ def test_environment_goes_by_file_without_anything_of_an_outer_job(
     text = (tmp_path / "environment.sh").read_text()
     assert text == "export LINES_OF='a\n\"b\"'\nexport PATH=/mine\nexport TOKEN=s3cret\n"
     assert "s3cret" not in (tmp_path / "script.sh").read_text()
-    assert isinstance(pbs.transport, ScriptedPbs)
-    given = pbs.transport.environments[-1]
+    given = way_of(pbs).environments[-1]
     assert given["PBS_CONF_FILE"] == "/etc/pbs.conf"
     assert "PBS_JOBID" not in given
     assert "PBS_DPREFIX" not in given
@@ -538,13 +491,13 @@ def test_one_command_is_enough_where_nothing_is_ours() -> None:
     pbs = backend(qselect=(0, "", ""))
     assert pbs.query(PREFIX) == {}
     assert pbs.query(PREFIX) == {}
-    assert asked(pbs) == [("id",), ("qselect", "-u", "pbsuser"), ("qselect", "-u", "pbsuser")]
+    assert way_of(pbs).asked == [("id",), ("qselect", "-u", "pbsuser"), ("qselect", "-u", "pbsuser")]
 
 
 def test_all_our_jobs_are_asked_about_at_once() -> None:
     pbs = backend(qselect=(0, "1.pbsrig\n23[].pbsrig\n", ""))
     assert list(pbs.query("run")) == ["1.pbsrig"]
-    assert asked(pbs)[-1] == ("qstat", "-t", "-f", "1.pbsrig", "23[].pbsrig")
+    assert way_of(pbs).asked[-1] == ("qstat", "-t", "-f", "1.pbsrig", "23[].pbsrig")
 
 
 @pytest.mark.parametrize("case", ["03-finished-ok/03", "17-no-history/03", "05-killed/08"])
@@ -630,14 +583,14 @@ def test_what_is_no_job_of_ours_never_reaches_qdel(native_id: str) -> None:
     pbs = backend()
     with pytest.raises(SpecError, match="no pbs job id"):
         pbs.cancel([native_id])
-    assert asked(pbs) == []
+    assert way_of(pbs).asked == []
 
 
 def test_all_jobs_are_cancelled_by_one_command() -> None:
     pbs = backend()
     pbs.cancel({"8.pbsrig", "7.pbsrig", "9[3].pbsrig"})
     pbs.cancel([])
-    assert asked(pbs) == [("qdel", "7.pbsrig", "8.pbsrig", "9[3].pbsrig")]
+    assert way_of(pbs).asked == [("qdel", "7.pbsrig", "8.pbsrig", "9[3].pbsrig")]
 
 
 def test_array_of_which_every_element_goes_is_one_word(tmp_path: Path) -> None:
@@ -645,7 +598,7 @@ def test_array_of_which_every_element_goes_is_one_word(tmp_path: Path) -> None:
     ids = pbs.submit(submission(str(tmp_path), count=3)).native_ids
     pbs.cancel(ids)
     pbs.cancel(ids[:2])
-    assert [argv for argv in asked(pbs) if argv[0] == "qdel"] == [
+    assert [argv for argv in way_of(pbs).asked if argv[0] == "qdel"] == [
         ("qdel", "9[].pbsrig"),
         ("qdel", "9[0].pbsrig", "9[1].pbsrig"),
     ]
@@ -656,7 +609,7 @@ def test_job_that_has_gone_is_no_error_and_the_others_are_made_sure_of(case: str
     """qdel of several jobs names one that has gone and says nothing of the others."""
     pbs = backend(qdel=answer_of(recorded(case)), qstat_t_f=answer_of(recorded("01-running/08")))
     pbs.cancel(["1.pbsrig", "99999.pbsrig"])
-    assert [argv for argv in asked(pbs) if argv[0] == "qdel"] == [
+    assert [argv for argv in way_of(pbs).asked if argv[0] == "qdel"] == [
         ("qdel", "1.pbsrig", "99999.pbsrig"),
         ("qdel", "1.pbsrig"),
     ]
@@ -686,7 +639,7 @@ def test_site_is_described() -> None:
 
 def test_array_limit_is_asked_for_once_and_has_a_default() -> None:
     pbs = backend(qstat_B_f=(0, SERVER.replace("max_array_size = 10000", "max_array_size = 50"), ""))
-    assert (pbs.array_limit(), pbs.array_limit(), len(asked(pbs))) == (50, 50, 1)
+    assert (pbs.array_limit(), pbs.array_limit(), len(way_of(pbs).asked)) == (50, 50, 1)
     assert backend(qstat_B_f=(0, SERVER.replace("max_array_size", "other"), "")).array_limit() == 10000
 
 

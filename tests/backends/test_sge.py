@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +32,13 @@ from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.transports.base import CommandResult
-from pytest_clusterjobs.transports.local import LocalTransport
+from tests.backends.spoken import PREFIX, Answering, directives_of, submission, way_of
 
 DATA = Path(__file__).parent / "data" / "sge"
-PREFIX = "cj-0badcafe-"
 
 
 def recorded(name: str) -> str:
     return (DATA / f"{name}.txt").read_text()
-
-
-class ScriptedSge(LocalTransport):
-    """Answers commands with what was recorded, by their first words; files are real."""
-
-    def __init__(self, answers: Mapping[str, tuple[int, str, str]]) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, ...]] = []
-        self.environments: list[Mapping[str, str]] = []
-
-    def run(
-        self,
-        argv: Sequence[str],
-        timeout_s: float,
-        *,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> CommandResult:
-        self.asked.append(tuple(argv))
-        self.environments.append(env or {})
-        longest = max((key for key in self.answers if " ".join(argv).startswith(key)), key=len)
-        return CommandResult(tuple(argv), *self.answers[longest])
 
 
 SITE: dict[str, tuple[int, str, str]] = {
@@ -84,31 +60,11 @@ SITE: dict[str, tuple[int, str, str]] = {
 def backend(options: Mapping[str, str] | None = None, **answers: tuple[int, str, str]) -> SgeBackend:
     changed = {key.replace("_", " -", 1): answer for key, answer in answers.items()}
     settings = BackendSettings(python="/usr/bin/python3", options=options or {})
-    return SgeBackend(ScriptedSge({**SITE, **changed}), settings)
-
-
-def asked(of: SgeBackend) -> list[tuple[str, ...]]:
-    assert isinstance(of.transport, ScriptedSge)
-    return of.transport.asked
-
-
-def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
-    many = count > 1
-    return Submission(
-        name=f"{PREFIX}1-solve",
-        spec=make_spec(**spec),
-        directories=tuple(f"{directory}/{index}" for index in range(count)) if many else (directory,),
-        directory=directory,
-        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if many else ("/jobs/marks/1",),
-        runner="/jobs/node/start.py",
-        python="/usr/bin/python3",
-        max_concurrent=limit,
-    )
+    return SgeBackend(Answering({**SITE, **changed}), settings)
 
 
 def directives(options: Mapping[str, str] | None = None, **asked_for: Any) -> list[str]:
-    text = backend(options).render_script(submission(**asked_for))
-    return [line.removeprefix("#$ ") for line in text.splitlines() if line.startswith("#$ ")]
+    return directives_of(backend(options).render_script(submission(**asked_for)), "#$")
 
 
 # ---------------------------------------------------------------- the script
@@ -149,7 +105,7 @@ def test_environment_for_several_cores_is_asked_for_once() -> None:
     sge = backend()
     for _ in range(2):
         assert "#$ -pe smp 2" in sge.render_script(submission(cores=2))
-    assert asked(sge).count(("qconf", "-spl")) == 1
+    assert way_of(sge).asked.count(("qconf", "-spl")) == 1
 
 
 def test_no_environment_on_one_host_is_an_error_that_lists_those_there_are() -> None:
@@ -232,13 +188,12 @@ def test_environment_has_nothing_of_an_outer_job_and_what_minus_v_would_lose_goe
     sge = backend()
     made = submission(str(tmp_path), env={"TOKEN": "s3cret"})
     sge.submit(Submission(**{**{name: getattr(made, name) for name in made.__slots__}, "environment": outer}))
-    assert isinstance(sge.transport, ScriptedSge)
-    assert sge.transport.environments[-1] == {
+    assert way_of(sge).environments[-1] == {
         "LINES_OF": "a\nb",
         "PATH": "/mine",
         "KEPT": "1",
         "SGE_ROOT": "/opt/sge",
-        **{name: value for name, value in sge.transport.environments[-1].items() if name in sge.needed_variables},
+        **{name: value for name, value in way_of(sge).environments[-1].items() if name in sge.needed_variables},
     }
     text = (tmp_path / "environment.sh").read_text()
     assert text == "export LINES_OF='a\nb'\nexport PATH=/mine\nexport TOKEN=s3cret\n"
@@ -319,7 +274,7 @@ def test_refusal_without_a_suitable_queue_is_asked_for_its_reason(tmp_path: Path
     sge = backend(qsub=(1, "", recorded("qsub-8.1.9-mem.stderr") + recorded("qsub-8.1.9-mem-v.stderr")))
     with pytest.raises(SubmitError, match=r"offers only hc:h_vmem=8\.000G"):
         sge.submit(submission(str(tmp_path)))
-    assert [argv[-3:-1] for argv in asked(sge)][-1] == ("-w", "v")
+    assert [argv[-3:-1] for argv in way_of(sge).asked][-1] == ("-w", "v")
 
 
 @pytest.mark.parametrize("spec", [{"nodes": 2}, {"gpus": 1}, {"qos": "high"}, {"constraint": "fast"}])
@@ -460,7 +415,7 @@ def test_absent_record_is_no_end() -> None:
 def test_element_is_asked_for_by_its_task() -> None:
     sge = backend(qacct=(0, recorded("qacct-8.1.9-array-el"), ""))
     assert sge.explain("4.1") is not None
-    assert asked(sge)[-1] == ("qacct", "-j", "4", "-t", "1")
+    assert way_of(sge).asked[-1] == ("qacct", "-j", "4", "-t", "1")
 
 
 # ---------------------------------------------------------------- cancelling
@@ -469,7 +424,7 @@ def test_element_is_asked_for_by_its_task() -> None:
 def test_elements_are_deleted_by_ranges() -> None:
     sge = backend()
     sge.cancel(["7", "4.1", "4.2", "4.3", "4.10", "5.2"])
-    assert asked(sge) == [("qdel", "7", "4.1-3", "4.10", "5.2")]
+    assert way_of(sge).asked == [("qdel", "7", "4.1-3", "4.10", "5.2")]
 
 
 @pytest.mark.parametrize("name", ["tasks", "range", "again", "unknown", "unknown-task", "mixed"])
@@ -491,7 +446,7 @@ def test_only_ids_of_ours_reach_qdel(hostile: str) -> None:
     sge = backend()
     with pytest.raises(SpecError, match="no sge job id"):
         sge.cancel([hostile])
-    assert asked(sge) == []
+    assert way_of(sge).asked == []
 
 
 # ---------------------------------------------------------------- what there is

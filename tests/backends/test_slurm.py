@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_clusterjobs.backends.base import BackendSettings, Submission
+from pytest_clusterjobs.backends.base import BackendSettings
 from pytest_clusterjobs.backends.slurm import (
     STATES,
     SlurmBackend,
@@ -33,55 +32,17 @@ from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.transports.base import CommandResult
-from pytest_clusterjobs.transports.local import LocalTransport
+from tests.backends.spoken import PREFIX, Answering, directives_of, submission, way_of
 
 DATA = Path(__file__).parent / "data" / "slurm"
-PREFIX = "cj-0badcafe-"
 
 
 def recorded(name: str) -> str:
     return (DATA / f"{name}.txt").read_text()
 
 
-class ScriptedSlurm(LocalTransport):
-    """Answers commands with what was recorded; files are real."""
-
-    def __init__(self, **answers: CommandResult | tuple[int, str, str] | Exception) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, ...]] = []
-
-    def run(
-        self,
-        argv: Sequence[str],
-        timeout_s: float,
-        *,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> CommandResult:
-        self.asked.append(tuple(argv))
-        answer = self.answers[argv[0]]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer if isinstance(answer, CommandResult) else CommandResult(tuple(argv), *answer)
-
-
 def backend(**answers: Any) -> SlurmBackend:
-    return SlurmBackend(ScriptedSlurm(**answers), BackendSettings(python="/usr/bin/python3"))
-
-
-def submission(directory: str = "/jobs/1-solve", count: int = 1, limit: int | None = None, **spec: Any) -> Submission:
-    many = count > 1
-    return Submission(
-        name=f"{PREFIX}1-solve",
-        spec=make_spec(**spec),
-        directories=tuple(f"{directory}/{index}" for index in range(count)) if many else (directory,),
-        directory=directory,
-        markers=tuple(f"/jobs/marks/1.{index}" for index in range(count)) if many else ("/jobs/marks/1",),
-        runner="/jobs/node/start.py",
-        python="/usr/bin/python3",
-        max_concurrent=limit,
-    )
+    return SlurmBackend(Answering(answers), BackendSettings(python="/usr/bin/python3"))
 
 
 def script(**options: Any) -> str:
@@ -89,7 +50,7 @@ def script(**options: Any) -> str:
 
 
 def directives(**options: Any) -> list[str]:
-    return [line.removeprefix("#SBATCH ") for line in script(**options).splitlines() if line.startswith("#SBATCH")]
+    return directives_of(script(**options), "#SBATCH")
 
 
 # ---------------------------------------------------------------- the script
@@ -641,8 +602,7 @@ def test_explain_takes_an_outage_for_no_answer() -> None:
 def test_cancel_is_one_command_for_all() -> None:
     slurm = backend(scancel=(0, "", ""))
     slurm.cancel(["12", "7_3", "7_1"])
-    assert isinstance(slurm.transport, ScriptedSlurm)
-    assert slurm.transport.asked == [("scancel", "--quiet", "12", "7_1", "7_3")]
+    assert way_of(slurm).asked == [("scancel", "--quiet", "12", "7_1", "7_3")]
 
 
 @pytest.mark.parametrize("native_id", ["0", "-1", "", "7;rm", "all", "-u root", "1.0", "7_", "07", "7\n8"])
@@ -650,8 +610,7 @@ def test_what_is_no_job_id_never_reaches_scancel(native_id: str) -> None:
     slurm = backend(scancel=(0, "", ""))
     with pytest.raises(SpecError, match="no slurm job id"):
         slurm.cancel(["12", native_id])
-    assert isinstance(slurm.transport, ScriptedSlurm)
-    assert slurm.transport.asked == []
+    assert way_of(slurm).asked == []
 
 
 def test_cancel_of_nothing_runs_no_command() -> None:
@@ -717,17 +676,15 @@ def test_the_check_tells_the_array_limit_too() -> None:
     config = (0, "MaxArraySize            = 10001\n", "")
     slurm = backend(sbatch=ok, squeue=ok, scancel=ok, sinfo=(0, "main*|up|infinite|4|4|(null)\n", ""), scontrol=config)
     assert slurm.check().array_limit == 10001
-    assert isinstance(slurm.transport, ScriptedSlurm)
-    asked = len(slurm.transport.asked)
+    asked = len(way_of(slurm).asked)
     assert slurm.array_limit() == 10001
-    assert len(slurm.transport.asked) == asked
+    assert len(way_of(slurm).asked) == asked
 
 
 def test_array_limit_is_asked_once() -> None:
     slurm = backend(scontrol=(0, "MaxArraySize            = 10001\nMaxDBDMsgs = 20016\n", ""))
     assert slurm.array_limit() == slurm.array_limit() == 10001
-    assert isinstance(slurm.transport, ScriptedSlurm)
-    assert len(slurm.transport.asked) == 1
+    assert len(way_of(slurm).asked) == 1
 
 
 # ---------------------------------------------------------------- resources and the environment
