@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,3 +141,13 @@ class TestSge:
         job = run.submit_command("true", make_spec(cores=1, extra_directives=["-pe smp 2"]))
         failed = {check.name for check in validator.validate(job).failed}
         assert failed == {"NSLOTS", "cores"}
+
+
+@pytest.mark.cluster_lane("slurm")
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.parametrize("options", [["--cluster=local,slurm"], ["--cluster=slurm", "-n2"]], ids=" ".join)
+def test_every_job_of_a_varied_suite_keeps_its_contract(tmp_path: Path, options: list[str]) -> None:
+    shutil.copytree(Path(__file__).parent / "varied", tmp_path / "project")
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cluster-validate", *options]
+    done = subprocess.run(argv, cwd=tmp_path / "project", capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
