@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_clusterjobs.clusters import places, ports, processes
 from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
 from pytest_clusterjobs.core.errors import ConfigError
+from pytest_clusterjobs.core.naming import nearest
 
 log = logging.getLogger("pytest_clusterjobs.clusters")
 
@@ -47,26 +48,60 @@ class Kind:
     ports: int
     #: Say why a cluster whose daemons live does not answer, or "".
     trouble: Callable[[Mapping[str, str]], str]
-    #: Tell whether a process is part of a cluster in a directory, beyond its daemons and what descends from them.
-    recognize: Callable[[int, Path], bool]
+    #: Tell whether a process is part of the cluster at a place, beyond its daemons and what descends from them.
+    recognize: Callable[[int, places.Place], bool]
+    #: Remove what a cluster left outside its directory, once its processes have ended.
+    sweep: Callable[[places.Record], None] = lambda _record: None
 
 
 #: Starts everything in a directory on the ports from one on; gives what to export and a few words about what is up.
 Starter = Callable[[Path, int], tuple[Mapping[str, str], str]]
 
 
-def up(kind: Kind, options: Options, start: Starter, asked: Collection[str] | None) -> RunningCluster:
+def boot(
+    up: Callable[..., RunningCluster], options_class: type[Any], what: str, name: str, options: Mapping[str, Any]
+) -> RunningCluster:
+    """Start a cluster, or give it when it is up, by the names of its options; blocks.
+
+    Args:
+        up: Of the module of the kind.
+        options_class: What ``up`` takes: a dataclass, like ``Options``.
+        what: Names the kind in errors.
+        name: Tells clusters of one kind apart.
+        options: The asked-for fields of ``options_class``.
+
+    Raises:
+        ConfigError: There is no such option, or a value is impossible.
+        ClusterBootError: See ``up``.
+    """
+    known = {field.name for field in fields(options_class)} - {"name"}
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"{what} has no option {key!r}{nearest(key, known)}; known: {', '.join(sorted(known))}")
+    return up(options_class(name=name, **options), asked=options.keys())
+
+
+def up(
+    kind: Kind,
+    options: Options,
+    start: Starter,
+    asked: Collection[str] | None,
+    check: Callable[[], object] = lambda: None,
+) -> RunningCluster:
     """Start a cluster, or give it when one of that name is up and answers; blocks.
+
+    One that does not answer any more, or was up before a reboot, is removed first.
 
     Args:
         kind: What it is.
         options: What it should be like.
         start: Starts everything.
         asked: The fields in which a cluster that is up already must agree; None: all.
+        check: Raises if a start is not possible here; called before there is anything of the cluster on disk.
 
     Raises:
         ConfigError: A cluster of that name is up and differs in a field of ``asked``.
-        ClusterBootError: It could not be started; nothing is left of it.
+        ClusterBootError: A program is missing, or a daemon did not start; nothing is left of it.
     """
     with places.hold(kind.name, options.name):
         place = places.find(kind.name, options.name)
@@ -80,7 +115,7 @@ def up(kind: Kind, options: Options, start: Starter, asked: Collection[str] | No
             log.info("cluster %r: %s; starting afresh", options.name, trouble)
             _take_down(kind, place)
         try:
-            return _boot(kind, options, start)
+            return _boot(kind, options, start, check)
         except OSError as error:
             raise ClusterBootError(f"cannot start cluster {options.name!r}: {error}") from error
 
@@ -139,8 +174,9 @@ def _trouble(kind: Kind, place: places.Place) -> str:
     return kind.trouble(record.environment)
 
 
-def _boot(kind: Kind, options: Options, start: Starter) -> RunningCluster:
+def _boot(kind: Kind, options: Options, start: Starter, check: Callable[[], object]) -> RunningCluster:
     began = time.monotonic()
+    check()
     place = places.create(kind.name, options.name, options.directory)
     try:
         given_away = {record.first_port for each in places.every(kind.name) if (record := each.read()) is not None}
@@ -164,9 +200,11 @@ def _take_down(kind: Kind, place: places.Place) -> None:
     """End every process of a cluster and remove what it left on disk."""
     if place.directory.exists():
         processes.end_all(
-            lambda: processes.belonging(place.directory, lambda pid: kind.recognize(pid, place.directory)),
+            lambda: processes.belonging(place.directory, lambda pid: kind.recognize(pid, place)),
             _END_WITHIN_S,
         )
+    if (record := place.read()) is not None:
+        kind.sweep(record)
     place.remove()
 
 
