@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -23,18 +24,15 @@ from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import JobState, JobStatus
 from pytest_clusterjobs.transports.local import LocalTransport
 
+if TYPE_CHECKING:
+    from tests import watching
+else:  # clients that tests run import this from its folder
+    import watching
+
 DEADLINE_S = 20.0
 CORES = len(os.sched_getaffinity(0))
 RUNNER = Path(pytest_clusterjobs.__file__).parent / "node" / "start.py"
-
-
-def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
-    """Give the first true value of a condition; fail after the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what or condition}"
-        threading.Event().wait(0.005)
-    return value
+wait_for = partial(watching.wait_for, within_s=DEADLINE_S)
 
 
 class Bench:
@@ -176,7 +174,3 @@ def children(pid: int, thread: int = 0) -> list[int]:
 
 def parent(pid: int) -> int:
     return int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
-
-
-def is_alive(pid: int) -> bool:
-    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])

@@ -19,11 +19,12 @@ import pytest
 from pytest_clusterjobs.backends.batch import EXIT_MODULE
 from pytest_clusterjobs.core.errors import SubmitError
 from pytest_clusterjobs.core.state import ExitReason, JobState
+from tests.watching import is_alive
 
 if TYPE_CHECKING:
-    from tests.local_bench import CORES, Bench, Job, is_alive, wait_for
+    from tests.local_bench import CORES, Bench, Job, wait_for
 else:
-    from local_bench import CORES, Bench, Job, is_alive, wait_for
+    from local_bench import CORES, Bench, Job, wait_for
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the jobs' functions go by value, as the engine sends them
 

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,9 @@ from pytest_clusterjobs.engine.ferry import Ferry
 from pytest_clusterjobs.engine.store import Store
 from pytest_clusterjobs.transports.base import Channel, CommandResult, FarTransport
 from pytest_clusterjobs.transports.local import LocalTransport
+from tests import watching
+
+wait_for = partial(watching.wait_for, within_s=20)
 
 # Runs a command until its standard input closes, as a way to another machine does.
 UNTIL_CLOSED = """\
@@ -96,13 +99,6 @@ class NextDoor(LocalTransport, FarTransport):
         self.is_down = True
         for channel in self.channels:
             channel.kill()
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 class Crossing:

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,14 @@ import pytest
 
 from pytest_clusterjobs.engine.payload import loads, pack
 from pytest_clusterjobs.node import runner
+from tests import watching
 
 if TYPE_CHECKING:
     from tests.node_bench import BARE_PYTHON, Node
 else:
     from node_bench import BARE_PYTHON, Node
+
+wait_for = partial(watching.wait_for, within_s=20)
 
 
 @pytest.fixture
@@ -41,13 +45,6 @@ def python(version: str) -> str:
     if not found:
         pytest.skip(f"there is no Python {version} here")
     return str(found[-1])
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------- Pythons

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watching import is_alive, wait_for
+
 WAITS = """
 import os, time
 import pytest
@@ -31,20 +33,6 @@ def test_waits(number):
 """
 
 Starter = Callable[..., "subprocess.Popen[str]"]
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -83,7 +71,7 @@ def start(project: pytest.Pytester, pids: Path) -> Iterator[Starter]:
 def assert_nothing_left(project: pytest.Pytester, pids: Path) -> None:
     left = [int((pids / name).read_text()) for name in os.listdir(pids)]
     assert left
-    wait_for(lambda: not any(is_alive(pid) for pid in left), 10)
+    wait_for(lambda: not any(is_alive(pid) for pid in left), within_s=10)
     assert not (project.path / ".clusterjobs").exists()
 
 
@@ -118,7 +106,7 @@ def test_a_killed_pytest_takes_its_local_jobs_along(start: Starter, pids: Path) 
     process.kill()
     process.communicate(timeout=10)
     pid = int((pids / "0").read_text())
-    wait_for(lambda: not is_alive(pid), 20)
+    wait_for(lambda: not is_alive(pid), within_s=20)
 
 
 def test_ctrl_c_ends_all_workers_and_their_jobs(project: pytest.Pytester, start: Starter, pids: Path) -> None:

@@ -1,13 +1,12 @@
-"""What the tests of the SSH transport share: real throw-away sshds, and a look at processes."""
+"""What the tests of the SSH transport share: real throw-away sshds, and the way to them."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +14,9 @@ import pytest
 from pytest_clusterjobs.clusters import base, places
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.transports.ssh import SSHTransport
+from tests import watching
+
+wait_for = partial(watching.wait_for, within_s=15)
 
 _numbers = itertools.count()
 
@@ -40,21 +42,3 @@ def reached(cluster: RunningCluster, host: str = "clusterjobs", **options: Any) 
         yield way
     finally:
         way.close()
-
-
-def wait_for(condition: Callable[[], Any], within_s: float = 15) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
-
-
-def with_word(word: str, files: tuple[str, ...] = ("cmdline",)) -> list[int]:
-    """Processes, but for this one, that have a word in their command line, or in another file of theirs."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        for name in files:
-            with suppress(OSError):
-                if word.encode() in Path(f"/proc/{pid}/{name}").read_bytes() and int(pid) != os.getpid():
-                    found.append(int(pid))
-    return found

@@ -8,15 +8,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_clusterjobs.core.errors import CommandError, CommandNotFound, CommandTimeout, StoreError
 from pytest_clusterjobs.transports.local import LocalTransport
+from tests import watching
+from tests.watching import with_word
+
+wait_for = partial(watching.wait_for, within_s=20)
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 
@@ -31,25 +35,9 @@ def token() -> Iterator[str]:
     """Give a word for command lines; what still bears it in the end is ended."""
     made = f"cj-token-{secrets.token_hex(8)}"
     yield made
-    for pid in processes_with(made):
+    for pid in with_word(made):
         with suppress(OSError):
             os.kill(pid, 9)
-
-
-def processes_with(token: str) -> list[int]:
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
-            if token in Path(f"/proc/{pid}/cmdline").read_text(errors="replace") and int(pid) != os.getpid():
-                found.append(int(pid))
-    return found
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------- commands
@@ -142,14 +130,14 @@ def test_time_limit_ends_the_command_and_keeps_what_it_said(here: LocalTransport
     assert time.monotonic() - started < 10
     assert caught.value.stderr == "careful\n"
     assert caught.value.transient
-    assert processes_with(token) == []
+    assert with_word(token) == []
 
 
 def test_time_limit_ends_children_of_children_that_ignore_signals(here: LocalTransport, token: str) -> None:
     inner = f"trap '' TERM INT HUP; sleep 100 & wait; wait; : {token}"
     with pytest.raises(CommandTimeout):
         here.run(["sh", "-c", f"sh -c \"{inner}\" & sh -c '(sleep 100; : {token}) & wait' & wait; : {token}"], 0.5)
-    wait_for(lambda: processes_with(token) == [])
+    wait_for(lambda: with_word(token) == [])
 
 
 def test_time_limit_holds_where_a_child_has_left_the_group_and_kept_the_pipe(here: LocalTransport, token: str) -> None:
@@ -179,7 +167,7 @@ LocalTransport().run(["sh", "-c", "touch {tmp_path}/up; sleep 100; : {token}-chi
     process.send_signal(2)
     _, stderr = process.communicate(timeout=20)
     assert b"KeyboardInterrupt" in stderr
-    assert processes_with(f"{token}-child") == []
+    assert with_word(f"{token}-child") == []
 
 
 def test_many_threads_run_commands_at_once(here: LocalTransport) -> None:

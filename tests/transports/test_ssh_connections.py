@@ -26,7 +26,8 @@ from pytest_clusterjobs.core.errors import (
 )
 from pytest_clusterjobs.transports.ssh import SSHTransport
 from pytest_clusterjobs.transports.ssh_master import password_command
-from tests.transports.far import far_machine, reached, wait_for, with_word
+from tests.transports.far import far_machine, reached, wait_for
+from tests.watching import children, with_word
 
 pytestmark = pytest.mark.cluster_lane("sshd")
 
@@ -42,8 +43,7 @@ def sshd_processes(cluster: RunningCluster) -> list[int]:
     """The daemon and its sessions' sshds, but not what runs in the sessions."""
     daemon = processes.recorded(cluster.directory)["sshd"]
     assert daemon is not None
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-    return [daemon.pid, *map(int, children)]
+    return [daemon.pid, *children(daemon.pid)]
 
 
 def changed(cluster: RunningCluster, tmp_path: Path, *pairs: tuple[str, str]) -> SSHTransport:

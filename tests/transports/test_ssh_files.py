@@ -15,7 +15,8 @@ import pytest
 from pytest_clusterjobs.core.errors import CommandTimeout, StoreError
 from pytest_clusterjobs.transports.ssh import SSHTransport
 from pytest_clusterjobs.transports.ssh_tar import unpack
-from tests.transports.far import wait_for, with_word
+from tests.transports.far import wait_for
+from tests.watching import with_word
 
 lane = pytest.mark.cluster_lane("sshd")
 #: A name, a type, and a content or a target.

@@ -19,7 +19,8 @@ import pytest
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.core.errors import CommandError, CommandNotFound, CommandTimeout, StoreError
 from pytest_clusterjobs.transports.ssh import SSHTransport
-from tests.transports.far import far_machine, reached, wait_for, with_word
+from tests.transports.far import far_machine, reached, wait_for
+from tests.watching import with_word
 
 pytestmark = pytest.mark.cluster_lane("sshd")
 
