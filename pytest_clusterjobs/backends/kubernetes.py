@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from pytest_clusterjobs.backends import kubernetes_manifest as manifest
@@ -157,11 +158,12 @@ class KubernetesBackend(Backend):
         if submission.spec.nodes > 1:
             raise SubmitError(f"{submission.name} asks for nodes={submission.spec.nodes}, and a pod has one", self.name)
         native_id = manifest.object_name(submission.name)
-        packed = manifest.pack(submission, native_id)
+        shared = self._options.shared_volume
+        packed = manifest.pack(submission, native_id, shared)
         tracker = self._tracking()
         inbox = Inbox(self.transport, submission.directory)
         pending = JobStatus(JobState.PENDING, "Submitted")
-        entry = Entry(native_id, submission.spec.cores, inbox, pending)
+        entry = Entry(native_id, submission.spec.cores, inbox, shared is not None, pending)
         tracker.add(entry)
         own = manifest.labels(submission, self._session, native_id)
         parts = manifest.secrets(native_id, packed, own)
@@ -268,6 +270,8 @@ class KubernetesBackend(Backend):
         for native_id in native_ids:
             if self._tracker is None or not self._tracker.cancel(native_id):
                 self._delete(native_id)
+                with suppress(ApiError):  # its process may have died before its Secrets were the Job's own
+                    self._remove_secrets(f"{manifest.JOB_LABEL}={native_id}")
 
     def _delete(self, native_id: str) -> None:
         path = f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{native_id}"

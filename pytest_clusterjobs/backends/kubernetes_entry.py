@@ -19,6 +19,8 @@ class Entry:
     cores: int
     #: Where what it sends becomes files.
     inbox: Inbox
+    #: True: its files are on a volume that this machine sees too.
+    is_shared: bool
     #: What is known of it.
     status: JobStatus
     #: When it was accepted.

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,17 @@ def read_summary(message: str | bytes) -> Summary | None:
         return Summary(int(said["size"]), str(said["sha256"]), int(said["parts"]), bundle)
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def read_shared(message: str) -> tuple[Returned, bool] | None:
+    """Read the termination message of a job whose files are on a shared volume, and whether a result is among them."""
+    try:
+        said = json.loads(message)
+        if said["is_shared"]:
+            return Returned(said["exit_code"], said["signal"], bool(said["oom"]), {}), bool(said["has_result"])
+    except (ValueError, LookupError, TypeError):
+        return None
+    return None
 
 
 def unpack(bundle: bytes, summary: Summary) -> Returned:
@@ -141,6 +153,15 @@ class Inbox:
     def missing(self, summary: Summary) -> int:
         """Give the number of parts that have not come."""
         return sum(number not in self._parts for number in range(summary.parts))
+
+    def wait_for_result(self, timeout_s: float) -> None:
+        """Wait until the result that another machine wrote is seen here, at most ``timeout_s`` seconds."""
+        deadline = time.monotonic() + timeout_s
+        while not self._transport.read_first_line(os.path.join(self._directory, _ENVELOPE)):
+            if time.monotonic() > deadline:
+                return
+            os.listdir(self._directory)  # has NFS look again
+            time.sleep(0.05)
 
     def close(self, files: Mapping[str, bytes]) -> None:
         """Write the files, the result last, under a temporary name until it is whole. Nothing is taken in any more.

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_clusterjobs.backends.kubernetes_api import Api, ApiError
 from pytest_clusterjobs.backends.kubernetes_entry import Entry
-from pytest_clusterjobs.backends.kubernetes_files import Returned, Summary, read_summary, unpack
+from pytest_clusterjobs.backends.kubernetes_files import Returned, Summary, read_shared, read_summary, unpack
 from pytest_clusterjobs.backends.kubernetes_logs import Logs
 from pytest_clusterjobs.backends.kubernetes_manifest import JOB_LABEL, SESSION_LABEL
 from pytest_clusterjobs.backends.kubernetes_status import (
@@ -47,6 +47,8 @@ _RETRY_S = 2.0
 # How long the server may be out before what a job has printed, or its result, is given up.
 _OUTAGE_S = 900.0
 _LAST_WORDS_S = 5.0
+# How long a file that a pod wrote to a shared volume may take to be seen here.
+_VISIBLE_S = 15.0
 
 
 class Tracker:
@@ -236,6 +238,12 @@ class Tracker:
 
     def _collect(self, entry: Entry, reading: PodReading) -> None:
         """Settle a job whose container has ended by itself, or was ended by its node."""
+        if (shared := read_shared(reading.message)) is not None:
+            returned, has_result = shared
+            if has_result:
+                entry.inbox.wait_for_result(_VISIBLE_S)
+            self._settle(entry, _by_facts(returned, reading.status), {})
+            return
         summary = read_summary(reading.message) if reading.message else None
         if summary is None:
             self._logs.read(entry, _OUTAGE_S)

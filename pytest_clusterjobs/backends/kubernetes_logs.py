@@ -79,6 +79,7 @@ class Logs:
             for entry in entries
             if entry.running_since is not None
             and not entry.is_followed
+            and not entry.is_shared
             and not entry.is_ending
             and now - entry.running_since >= _FOLLOW_AFTER_S
             and now - entry.followed_at >= _FOLLOW_AGAIN_S

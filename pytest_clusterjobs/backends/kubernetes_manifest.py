@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_clusterjobs.backends.base import Submission
-from pytest_clusterjobs.backends.kubernetes_options import KubernetesOptions
+from pytest_clusterjobs.backends.kubernetes_options import KubernetesOptions, Mount
 from pytest_clusterjobs.core.errors import SubmitError
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -97,24 +97,32 @@ def quantity(size_bytes: int) -> str:
     return f"{size_bytes}{_SUFFIXES[power]}"
 
 
-def pack(submission: Submission, native_id: str) -> bytes:
+def pack(submission: Submission, native_id: str, shared: Mount | None) -> bytes:
     """Pack a job for the first process of its container: that process's program, its order, the job's files.
 
+    Args:
+        submission: The job.
+        native_id: Its Job's name.
+        shared: The volume that its files are on here and there, or None: they are packed too.
+
     Raises:
-        SubmitError: It is too large to go through the API.
+        SubmitError: It is too large to go through the API, or its files are not on the shared volume.
     """
     root = os.path.commonpath([os.path.dirname(submission.runner), submission.directory])
-    places = (os.path.dirname(submission.runner), submission.directory)
+    places = (os.path.dirname(submission.runner), submission.directory) if shared is None else ()
     files = [path for place in places for path in sorted(_files(place))]
-    shell = _shell(submission, root)
+    there = _WORK if shared is None else _on_volume(root, shared, submission.name)
+    command = _command(submission, root, there)
+    shell = _shell(submission, command)
     contents = [(os.path.relpath(path, root), os.stat(path).st_mtime, Path(path).read_bytes()) for path in files]
     directory = os.path.relpath(submission.directory, root)
     if shell:
         contents.append((f"{directory}/script.sh", 0.0, shell.encode()))
     order = {
-        "root": _WORK,
+        "root": there,
+        "is_shared": shared is not None,
         "directory": directory,
-        "argv": ["sh", f"{_WORK}/{directory}/script.sh"] if shell else _command(submission, root),
+        "argv": ["sh", f"{there}/{directory}/script.sh"] if shell else command,
         "environment": {**submission.environment, **submission.spec.env, "CLUSTERJOBS_NATIVE_ID": native_id},
         "files": [[name, modified, len(data)] for name, modified, data in contents],
     }
@@ -138,12 +146,22 @@ def _files(place: str) -> Iterable[str]:
             yield from (os.path.join(folder, name) for name in names)
 
 
-def _command(submission: Submission, root: str) -> list[str]:
+def _on_volume(root: str, shared: Mount, name: str) -> str:
+    if not f"{root}/".startswith(f"{shared.path.rstrip('/')}/"):
+        raise SubmitError(
+            f"{name}: the run's work directory {root} is not on the option 'shared_volume', which is mounted at "
+            f"{shared.path}: set workdir to a directory below that",
+            "kubernetes",
+        )
+    return root
+
+
+def _command(submission: Submission, root: str, there: str) -> list[str]:
     runner, directory = (os.path.relpath(path, root) for path in (submission.runner, submission.directory))
-    return [submission.python, "-u", f"{_WORK}/{runner}", f"{_WORK}/{directory}"]
+    return [submission.python, "-u", f"{there}/{runner}", f"{there}/{directory}"]
 
 
-def _shell(submission: Submission, root: str) -> str:
+def _shell(submission: Submission, command: list[str]) -> str:
     """Give the script with the lines around a job, for any POSIX shell; "" for a job without any."""
     from shlex import join, quote
 
@@ -154,7 +172,7 @@ def _shell(submission: Submission, root: str) -> str:
     for module in spec.modules:
         complaint = quote(f"clusterjobs: cannot load the environment module {module}")
         lines.append(f"module load {quote(module)} || {{ echo {complaint} >&2; exit 96; }}")
-    lines += [*spec.prologue, join(_command(submission, root)), "cj_code=$?"]
+    lines += [*spec.prologue, join(command), "cj_code=$?"]
     if spec.epilogue:
         lines += ["(", 'export CLUSTERJOBS_EXIT_CODE="$cj_code"', *spec.epilogue, ")"]
     return "\n".join([*lines, 'exit "$cj_code"', ""])
@@ -199,7 +217,7 @@ def _pod(submission: Submission, native_id: str, options: KubernetesOptions, sec
         {"name": "work", "mountPath": _WORK},
         *(
             {"name": f"volume-{number}", "mountPath": mount.path, "readOnly": mount.is_read_only}
-            for number, mount in enumerate(options.volumes)
+            for number, mount in enumerate(options.mounts)
         ),
     ]
     container = {
@@ -230,7 +248,7 @@ def _pod(submission: Submission, native_id: str, options: KubernetesOptions, sec
         "volumes": [
             {"name": "payload", "projected": {"sources": sources}},
             {"name": "work", "emptyDir": {}},
-            *({"name": f"volume-{number}", **mount.source} for number, mount in enumerate(options.volumes)),
+            *({"name": f"volume-{number}", **mount.source} for number, mount in enumerate(options.mounts)),
         ],
         "tolerations": _tolerations(options),
         **({"activeDeadlineSeconds": math.ceil(spec.time_limit_s)} if spec.time_limit_s else {}),

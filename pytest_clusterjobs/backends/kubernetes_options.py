@@ -71,6 +71,8 @@ class KubernetesOptions:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     #: Volumes: ``pvc:data:/data,hostpath:/scratch:/scratch:ro``.
     volumes: tuple[Mount, ...] = ()
+    #: Volume that this machine sees under the same path, with the run's work directory on it: files then travel on it.
+    shared_volume: Mount | None = None
     #: Secrets whose every key becomes an environment variable.
     env_from_secrets: tuple[str, ...] = ()
     #: ConfigMaps whose every key becomes one.
@@ -79,6 +81,11 @@ class KubernetesOptions:
     gpu_resource: str = "nvidia.com/gpu"
     #: CPUs that a pod asks for where that is not ``cores``, e.g. ``100m`` on a crowded test cluster; the limit stays.
     cpu_request: str = ""
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """All volumes that a pod has besides its own."""
+        return self.volumes if self.shared_volume is None else (*self.volumes, self.shared_volume)
 
 
 OPTION_NAMES = frozenset(each.name for each in dataclasses.fields(KubernetesOptions))
@@ -212,6 +219,7 @@ _READERS: Mapping[str, Any] = {
     "node_selector": _selector,
     "tolerations": _tolerations,
     "volumes": _volumes,
+    "shared_volume": _volume,
     "env_from_secrets": _object_names,
     "env_from_configmaps": _object_names,
     "gpu_resource": _label,

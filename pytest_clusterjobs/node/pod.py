@@ -1,8 +1,9 @@
 """The first process of a job's container: unpack the job, run it, and hand back what came of it.
 
-It gets the job from a mounted Secret and has no way home but what every kubelet offers: the container's log, and the
-4096 bytes of its termination message (Kubernetes' documentation, "Determine the Reason for Pod Failure"). What the
-program prints goes to files, so nothing it prints can be taken for ours. Lines of the log are::
+It gets the job from a mounted Secret and, unless both sides see the same volume, has no way home but what every kubelet
+offers: the container's log, and the 4096 bytes of its termination message (Kubernetes' documentation, "Determine the
+Reason for Pod Failure"). What the program prints goes to files, so nothing it prints can be taken for ours.
+Lines of the log are::
 
     <number> o|e|O|E <text>       the program's output and errors as they come; capital: the line goes on
     <number> b|c|B|C <base64>     the same where it is no UTF-8
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 STDOUT, STDERR, START, ENVELOPE = "stdout.log", "stderr.log", "start.json", "result.cj"
 
-#: A termination message may have so many bytes; longer ones are cut off (API reference, terminationMessagePath).
+#: Where the runtime takes the termination message from; it has made the file (API reference, terminationMessagePath).
+MESSAGE_FILE = "/dev/termination-log"
+#: A termination message may have so many bytes; longer ones are cut off.
 MESSAGE_BYTES = 4096
 #: So much of the program's output is shown while it runs; the rest comes at the end.
 ECHO_BYTES = 2**20
@@ -58,13 +61,19 @@ def main(payload: bytes) -> int:
     unpack(files, root)
     directory = os.path.join(root, order["directory"])
     log = Log()
+    if order.get("is_shared"):
+        Echo.left = 0  # who waits for it reads the very files
     code = run(order, root, directory, log)
     facts = {
         "exit_code": code if code >= 0 else None,
         "signal": -code if code < 0 else None,
         "oom": was_out_of_memory(),
     }
-    send(facts, directory, log)
+    if order.get("is_shared"):
+        has_result = os.path.exists(os.path.join(directory, ENVELOPE))
+        write_message(json.dumps(dict(facts, is_shared=True, has_result=has_result)).encode())
+    else:
+        send(facts, directory, log)
     return code if code >= 0 else 128 - code
 
 
@@ -314,7 +323,7 @@ def send_by_log(file: "Any", summary: "Dict[str, Any]", log: Log) -> None:
 def write_message(message: bytes) -> None:
     """Write the termination message, where the runtime has made its file."""
     try:
-        with open("/dev/termination-log", "wb") as file:
+        with os.fdopen(os.open(MESSAGE_FILE, os.O_WRONLY | os.O_TRUNC), "wb") as file:
             file.write(message)
     except OSError as error:
         sys.stderr.write("clusterjobs: no termination message: {}\n".format(error))

@@ -179,6 +179,15 @@ def test_cancel_and_explanation_of_a_job_that_is_gone_are_no_errors(setting: Cal
     assert backend.explain("cj-0123abcd-7-x") is None
 
 
+def test_secrets_of_a_job_whose_process_died_are_removed_with_it(setting: Callable[..., Setting]) -> None:
+    made = setting()
+    made.backend.cancel([NAME])
+    assert made.requests == [
+        f"DELETE /apis/batch/v1/namespaces/team/jobs/{NAME}",
+        "DELETE /api/v1/namespaces/team/secrets",
+    ]
+
+
 def test_probe_names_every_missing_right(setting: Callable[..., Setting]) -> None:
     def special(method: str, path: str) -> tuple[int, Any] | None:
         if path == "/version":

@@ -120,7 +120,7 @@ def test_options_reach_the_pod(tmp_path: Path) -> None:
 
 def test_payload_holds_program_order_and_files_and_no_manifest_holds_the_environment(tmp_path: Path) -> None:
     sent = submission(tmp_path, env={"TOKEN": "hush"})
-    program, order, body = order_of(manifest.pack(sent, "cj-1"))
+    program, order, body = order_of(manifest.pack(sent, "cj-1", None))
     assert b"def main(payload" in program
     assert order["environment"] == {"TOKEN": "hush", "CLUSTERJOBS_NATIVE_ID": "cj-1"}
     assert order["argv"] == ["python3", "-u", "/clusterjobs/work/node/start.py", "/clusterjobs/work/main/1-f"]
@@ -132,13 +132,26 @@ def test_payload_holds_program_order_and_files_and_no_manifest_holds_the_environ
 
 def test_shell_lines_become_a_script_around_the_job(tmp_path: Path) -> None:
     sent = submission(tmp_path, modules=["gcc/13"], prologue="export X=1", epilogue="echo bye")
-    _, order, body = order_of(manifest.pack(sent, "cj-1"))
+    _, order, body = order_of(manifest.pack(sent, "cj-1", None))
     assert order["argv"] == ["sh", "/clusterjobs/work/main/1-f/script.sh"]
     script = body[-order["files"][-1][2] :].decode()
     lines = script.splitlines()
     assert lines.index("export X=1") < lines.index("cj_code=$?") < lines.index("echo bye")
     assert "module load gcc/13 || {" in script
     assert lines[-1] == 'exit "$cj_code"'
+
+
+def test_files_on_a_shared_volume_stay_where_they_are(tmp_path: Path) -> None:
+    options = read_options({"shared_volume": f"pvc:jobs:{tmp_path}"}, {})
+    sent = submission(tmp_path)
+    _, order, body = order_of(manifest.pack(sent, "cj-1", options.shared_volume))
+    assert (order["is_shared"], order["files"], body) == (True, [], b"")
+    assert order["argv"] == ["python3", "-u", sent.runner, sent.directory]
+    spec = manifest.job(sent, "cj-1", options, OWN, 1)["spec"]["template"]["spec"]
+    assert {"name": "volume-0", "persistentVolumeClaim": {"claimName": "jobs"}} in spec["volumes"]
+    elsewhere = read_options({"shared_volume": "pvc:jobs:/mnt"}, {}).shared_volume
+    with pytest.raises(SubmitError, match="set workdir to a directory below that"):
+        manifest.pack(sent, "cj-1", elsewhere)
 
 
 def test_large_payloads_go_into_several_secrets_in_order() -> None:
@@ -153,7 +166,7 @@ def test_a_payload_that_is_too_large_is_refused_naming_the_way_out(tmp_path: Pat
     sent = submission(tmp_path)
     Path(sent.directory, "arguments.pkl").write_bytes(os.urandom(manifest.SECRET_BYTES * manifest.MAX_SECRETS + 1))
     with pytest.raises(SubmitError, match=r"at most 18\.4 MB .*\(option 'volumes'\)"):
-        manifest.pack(sent, "cj-1")
+        manifest.pack(sent, "cj-1", None)
 
 
 def test_the_run_is_told_by_the_beginning_of_a_name() -> None:

@@ -254,6 +254,20 @@ def test_output_is_seen_while_the_job_runs(run: Run) -> None:
     assert job.state is JobState.RUNNING
 
 
+def test_files_travel_on_a_volume_that_both_see(make_run: RunMaker, tmp_path: Path) -> None:
+    with make_run(shared_volume=f"hostpath:{tmp_path}:{tmp_path}") as run:
+        assert len(call(run, os.urandom, 30_000_000).result(60)) == 30_000_000
+        assert call(run, len, bytes(25_000_000)).result(60) == 25_000_000
+        job = started(run, "echo seen at once; exec sleep 300", prologue="echo first")
+        wait_for(lambda: job.logs().stdout == "first\nseen at once\n", 5)
+        job.cancel()
+        with pytest.raises(JobCancelled):
+            job.result(20)
+        failing = command(run, "echo bye; exit 3")
+        assert failing.wait(60)
+        assert (failing.metrics.exit_code, failing.logs().stdout) == (3, "bye\n")
+
+
 # ---------------------------------------------------------------- what ends a job
 
 

@@ -202,6 +202,14 @@ def test_large_bundle_is_sent_again_until_the_pod_is_told_to_end(container: Cont
     assert lost == 100
 
 
+def test_nothing_is_made_where_no_runtime_takes_a_message(container: Container) -> None:
+    process = container.start(["true"])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"no termination message" in err
+    assert not os.path.exists(pod.MESSAGE_FILE)
+
+
 # ---------------------------------------------------------------- the client's half alone
 
 
