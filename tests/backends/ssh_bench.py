@@ -6,10 +6,9 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,14 @@ from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.clusters.slurm_programs import clean_environment, search_path
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
+from tests import watching
 from tests.transports.far import far_machine
+from tests.watching import children, is_alive, read
 
 PATIENCE_S = 60.0
-
-
-def wait_for(condition: Callable[[], Any], what: str = "", within_s: float = PATIENCE_S) -> Any:
-    """Give the first true value of a condition; fail after the deadline."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what or condition}"
-        threading.Event().wait(0.01)
-    return value
+wait_for = partial(watching.wait_for, within_s=PATIENCE_S)
 
 
 class Site:
@@ -119,21 +111,14 @@ class Site:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let nothing through for a while, as a network does that has lost its way."""
-        pids = self.sshds()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with watching.frozen(self.sshds()):
             yield
-        finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End the runs, and make sure that nothing is left there."""
         for run in self._runs:
             run.close()
-        wait_for(self.is_empty, f"{self.directories()} and {self.processes()} to go", 15)
+        wait_for(self.is_empty, f"{self.directories()} and {self.processes()} to go", within_s=15)
 
 
 @contextmanager
@@ -153,33 +138,7 @@ def backend_of(run: Run) -> SshBackend:
     return backend
 
 
-def call(run: Run, function: Callable[..., Any], *args: Any, **resources: Any) -> Job[Any]:
-    return run.submit_call(function, args, {}, make_spec(**resources))
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
 def says(job: Job[Any], text: str = "\n") -> str:
     """Wait until a running job has printed something, and give all that it has printed."""
     wait_for(lambda: text in job.logs().stdout, f"{text!r} from {job}")
     return job.logs().stdout
-
-
-def children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-    return []
-
-
-def read(path: str) -> str:
-    """Give a file of /proc; "" when the process is gone."""
-    try:
-        return Path(path).read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def is_alive(pid: int) -> bool:
-    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])

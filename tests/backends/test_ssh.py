@@ -34,7 +34,9 @@ from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.opening import open_backend
 from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.transports.local import LocalTransport
-from tests.backends.ssh_bench import PATIENCE_S, Site, call, command, is_alive, says, site, wait_for
+from tests.backends.ssh_bench import PATIENCE_S, Site, says, site, wait_for
+from tests.days import call, command
+from tests.watching import is_alive
 
 NODE = Path(sys.modules["pytest_clusterjobs"].__file__ or "").parent / "node"
 PYENV = Path.home() / ".pyenv" / "versions"

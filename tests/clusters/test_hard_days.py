@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from pytest_clusterjobs.core.errors import JobFailed, JobInfrastructureError, Sp
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
+from tests.days import run_on
+from tests.watching import wait_for
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: mounts a file system, or gives a file away")
 
@@ -39,11 +40,8 @@ def workdir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(backend: str, workdir: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(workdir), lost_after_s=5))
-    run.select(backend)
-    yield run
-    report = run.close()
-    assert report.leaked == []
+    with run_on(backend, workdir, lost_after_s=5) as run:
+        yield run
 
 
 def call(run: Run, function: Any, *args: Any, **resources: Any) -> Any:
@@ -122,9 +120,7 @@ def test_working_directory_that_the_node_lacks_is_told(
     monkeypatch.chdir(gone)
     first = run.submit_command("echo here; sleep 0.5", JobSpec())
     job = run.submit_command("true", make_spec(), depends_on=[first])
-    deadline = time.monotonic() + 30
-    while not first.logs().stdout and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: first.logs().stdout)
     gone.rmdir()
     monkeypatch.chdir(tmp_path)
     job.wait(60)
@@ -205,9 +201,7 @@ def test_controller_that_dies_and_comes_back_loses_no_job(mortal_slurm: RunningC
     run = Run(Settings(workdir=str(workdir), lost_after_s=5, command_timeout_s=5))
     run.select("slurm")
     job = run.submit_command("sleep 4; echo survived", JobSpec())
-    deadline = time.monotonic() + 30
-    while job.state is not JobState.RUNNING and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: job.state is JobState.RUNNING)
     pid = int((slurm.directory / "run" / "slurmctld.pid").read_text())
     argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     environment = dict(

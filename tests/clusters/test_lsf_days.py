@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import JobCancelled, JobFailed, JobTimeout, SpecError, SubmitError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.testing.fakes import fake_lsf
 from pytest_clusterjobs.testing.fakes.cluster import ENDED
 from pytest_clusterjobs.testing.fakes.place import FakePlace
+from tests import days, watching
+from tests.days import command, run_on
 
 VERSIONS = ["10.1", "volclava-2.2", "openlava-3.0"]
 PATIENCE_S = 120
+wait_for = partial(watching.wait_for, within_s=PATIENCE_S)
+started = partial(days.started, within_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -49,10 +53,8 @@ in_every_dialect = pytest.mark.parametrize(
 
 @pytest.fixture
 def run(place: FakePlace, tmp_path: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=8, command_timeout_s=20))
-    run.select("lsf")
-    yield run
-    assert run.close().leaked == []
+    with run_on("lsf", tmp_path / "work", lost_after_s=8, command_timeout_s=20) as run:
+        yield run
 
 
 def impatient(tmp_path: Path) -> Run:
@@ -60,23 +62,6 @@ def impatient(tmp_path: Path) -> Run:
     run = Run(Settings(workdir=str(tmp_path / "impatient"), lost_after_s=8, command_timeout_s=2))
     run.select("lsf")
     return run
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
-def wait_for(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = command(run, text, **resources)
-    wait_for(lambda: job.state is JobState.RUNNING)
-    return job
 
 
 def bkill(*native_ids: str) -> None:

@@ -7,8 +7,9 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from pytest_clusterjobs.core.errors import ConfigError
 from pytest_clusterjobs.testing.fakes import fake_lsf
 from pytest_clusterjobs.testing.fakes.lsf.cluster import VERSIONS, user_name
 from pytest_clusterjobs.testing.fakes.place import FakePlace
+from tests import watching
 from tests.backends.test_lsf import recorded
 
+wait_for = partial(watching.wait_for, within_s=60)
 MOMENT = r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d"
 
 
@@ -73,13 +76,6 @@ class Lsf:
     def ended(self, job: str) -> str:
         wait_for(lambda: self.state(job) in ("DONE", "EXIT"))
         return self.state(job)
-
-
-def wait_for(condition: Callable[[], Any], within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

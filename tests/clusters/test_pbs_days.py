@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from pytest_clusterjobs.core.errors import (
 )
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.testing.fakes import fake_pbs
 from pytest_clusterjobs.testing.fakes.place import FakePlace
+from tests.days import command, output_of, run_on, started
+from tests.watching import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -41,35 +41,12 @@ def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 @pytest.fixture
 def run(pbs: FakePlace, tmp_path: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=3, command_timeout_s=2))
-    run.select("pbs")
-    yield run
-    assert run.close().leaked == []
+    with run_on("pbs", tmp_path / "work", lost_after_s=3, command_timeout_s=2) as run:
+        yield run
 
 
 def with_settings(**settings: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pbs", [settings], indirect=True, ids=["-".join(settings)])
-
-
-def pbs_command(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = command(run, text, **resources)
-    wait_for(lambda: job.state is JobState.RUNNING)
-    return job
 
 
 # ---------------------------------------------------------------- what PBS gives a job
@@ -127,9 +104,9 @@ def test_job_that_a_job_submits_outlives_it(run: Run, tmp_path: Path) -> None:
     outer = command(run, f"qsub -j oe -o /dev/null -N inner -- /bin/sh -c 'sleep 2; touch {made}'")
     inner = outer.result(30).stdout.strip()
     assert inner
-    wait_for(lambda: f"{inner} " not in pbs_command("qstat"))
+    wait_for(lambda: f"{inner} " not in output_of("qstat"))
     assert made.exists()
-    assert "Exit_status = 0" in pbs_command("qstat", "-x", "-f", inner)
+    assert "Exit_status = 0" in output_of("qstat", "-x", "-f", inner)
 
 
 # ---------------------------------------------------------------- how PBS ends a job
@@ -153,7 +130,7 @@ def test_time_limit_is_a_timeout_with_the_output_so_far(
 
 def test_job_deleted_from_outside_was_cancelled_outside(run: Run) -> None:
     running = started(run, "sleep 300")
-    pbs_command("qdel", running.native_id)
+    output_of("qdel", running.native_id)
     with pytest.raises(JobCancelled):
         running.result(30)
     assert running.reason is ExitReason.CANCELLED_OUTSIDE
@@ -163,7 +140,7 @@ def test_job_deleted_from_outside_was_cancelled_outside(run: Run) -> None:
 def test_pending_job_deleted_from_outside_was_cancelled_outside(run: Run) -> None:
     started(run, "sleep 300")
     waiting = command(run, "true")
-    pbs_command("qdel", waiting.native_id)
+    output_of("qdel", waiting.native_id)
     with pytest.raises(JobCancelled):
         waiting.result(30)
     assert waiting.reason is ExitReason.CANCELLED_OUTSIDE
@@ -173,7 +150,7 @@ def test_pending_job_deleted_from_outside_was_cancelled_outside(run: Run) -> Non
 def test_without_history_such_a_job_is_lost_since_no_source_knows_it(run: Run) -> None:
     started(run, "sleep 300")
     waiting = command(run, "true")
-    pbs_command("qdel", waiting.native_id)
+    output_of("qdel", waiting.native_id)
     with pytest.raises(JobLost, match="qstat -x -f"):
         waiting.result(30)
 
@@ -183,7 +160,7 @@ def test_job_that_can_never_run_is_told_so_and_taken_away(run: Run) -> None:
     with pytest.raises(QueueTimeout, match="Can Never Run: Insufficient amount of resource: ncpus"):
         job.result(30)
     assert job.reason is ExitReason.NEVER_STARTS
-    wait_for(lambda: pbs_command("qselect") == "")
+    wait_for(lambda: output_of("qselect") == "")
 
 
 def test_job_in_a_queue_that_is_not_started_waits(run: Run) -> None:
@@ -224,7 +201,7 @@ def test_submission_in_an_outage_is_made_once_when_it_is_over(run: Run, pbs: Fak
     wait_for(lambda: any(argv[0] == "qsub" for argv in pbs.calls()))
     pbs.set(server="up")
     assert job.result(60).stdout == "late\n"
-    assert pbs_command("qselect", "-x").count("\n") == 1
+    assert output_of("qselect", "-x").count("\n") == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -237,7 +214,7 @@ def test_lost_reply_is_repaired_by_the_name_and_nothing_runs_twice(
     for job in jobs:
         job.result(60)
     assert sorted(ran.read_text().split()) == [str(number) for number in range(count)]
-    assert pbs_command("qselect", "-x").count("\n") == 1
+    assert output_of("qselect", "-x").count("\n") == 1
 
 
 def test_hung_server_changes_nothing_either(run: Run, pbs: FakePlace) -> None:
@@ -250,15 +227,15 @@ def test_hung_server_changes_nothing_either(run: Run, pbs: FakePlace) -> None:
 @with_settings(version="23.06.06")
 def test_other_jobs_odd_environments_hide_nothing_of_ours(run: Run) -> None:
     """One of them makes the JSON of the whole list invalid."""
-    pbs_command("qsub", "-h", "-v", "A=+5,B=nan", "--", "/bin/true")
-    pbs_command("qsub", "-h", "-v", "A=one\nJob Id: 0.x\n    job_state = F", "--", "/bin/true")
+    output_of("qsub", "-h", "-v", "A=+5,B=nan", "--", "/bin/true")
+    output_of("qsub", "-h", "-v", "A=one\nJob Id: 0.x\n    job_state = F", "--", "/bin/true")
     job = started(run, "sleep 1; echo ours")
     assert job.result(30).stdout == "ours\n"
 
 
 def test_cancel_of_many_with_one_gone_takes_all_the_others(run: Run) -> None:
     jobs = [started(run, "sleep 300") for _ in range(3)]
-    pbs_command("qdel", jobs[0].native_id)
+    output_of("qdel", jobs[0].native_id)
     run.cancel(jobs)
     assert all(job.wait(30) for job in jobs)
-    wait_for(lambda: pbs_command("qselect") == "")
+    wait_for(lambda: output_of("qselect") == "")

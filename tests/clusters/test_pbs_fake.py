@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from pytest_clusterjobs.core.errors import ConfigError
 from pytest_clusterjobs.testing.fakes import fake_pbs
 from pytest_clusterjobs.testing.fakes.pbs.formats import fold
 from pytest_clusterjobs.testing.fakes.place import FakePlace
+from tests.watching import read, wait_for, with_word
 
 if TYPE_CHECKING:
     from tests.pbs_recordings import FLAVOURS, Recording, recorded, recordings
@@ -37,13 +38,6 @@ SCRIPTS = {
     "bad.sh": "#!/no/such/interpreter\n",
     "arr.sh": "#!/bin/bash\ncase $PBS_ARRAY_INDEX in 2) exit 3;; 3) (kill -9 $BASHPID);; 4|6) sleep 300;; esac\n",
 }
-
-
-def wait_for(condition: Callable[[], Any], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 class Replay:
@@ -454,20 +448,20 @@ def test_nothing_is_left_when_the_fake_goes(tmp_path: Path) -> None:
             f"#!/bin/bash\ntrap '' TERM\nsetsid /bin/sh -c 'sleep 300; :' {token} & /bin/sh -c 'sleep 300; :' {token}\n"
         )
         replay.run("qsub -J 0-9 stay.sh")
-        wait_for(lambda: len(with_word(token)) == 6)
-    wait_for(lambda: not with_word(token), 10)
+        wait_for(lambda: len(jobs_with(token)) == 6)
+    wait_for(lambda: not jobs_with(token), within_s=10)
 
 
 def test_nothing_is_left_when_the_fake_goes_after_somebody_killed_what_watches_a_job(tmp_path: Path) -> None:
     token = f"fake-pbs-alone-{os.getpid()}"
     with fake_pbs(tmp_path / "pbs") as place:
         Replay(place, tmp_path / "home").run(f"qsub -- /bin/sh -c 'sleep 300; :' {token}")
-        wait_for(lambda: with_word(token))
+        wait_for(lambda: jobs_with(token))
         with place.cluster.look() as queue:
             (job,) = queue.jobs("running")
         assert job.shepherd is not None
         os.kill(job.shepherd, signal.SIGKILL)
-    wait_for(lambda: not with_word(token))
+    wait_for(lambda: not jobs_with(token))
 
 
 def test_nothing_is_left_when_its_owner_is_killed(tmp_path: Path) -> None:
@@ -485,19 +479,13 @@ def test_nothing_is_left_when_its_owner_is_killed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], timeout=60, stdout=subprocess.DEVNULL, check=False)
     assert done.returncode == -9
     assert started.exists()
-    wait_for(lambda: not with_word(token), 20)
+    wait_for(lambda: not jobs_with(token), within_s=20)
 
 
-def with_word(token: str) -> list[str]:
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if token.encode() in words and b"qsub" not in words and b"-c\0import" not in words:
-            found.append(pid)
-    return found
+def jobs_with(token: str) -> list[str]:
+    """Give the command lines with a token, but for those of the commands that submit the jobs."""
+    lines = [read(f"/proc/{pid}/cmdline") for pid in with_word(token)]
+    return [line for line in lines if line and "qsub" not in line and "-c\0import" not in line]
 
 
 def test_version_or_setting_that_is_not_there_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +29,16 @@ from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
+from tests.days import command, output_of, run_on, started
+from tests.watching import frozen, wait_for
 
 pytestmark = [pytest.mark.cluster_lane("sge"), pytest.mark.usefixtures("sge")]
 
 
 @pytest.fixture
 def run(sge: RunningCluster, tmp_path: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=4, command_timeout_s=5))
-    run.select("sge")
-    yield run
-    assert run.close().leaked == []
-
-
-def sge_command(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = command(run, text, **resources)
-    wait_for(lambda: job.state is JobState.RUNNING)
-    return job
+    with run_on("sge", tmp_path / "work", lost_after_s=4, command_timeout_s=5) as run:
+        yield run
 
 
 # ---------------------------------------------------------------- what Grid Engine gives a job
@@ -98,7 +76,7 @@ def test_two_cores_are_two_slots_on_one_host_and_memory_is_split_between_them(ru
     assert slots == "2"
     assert sum(int(line.split()[1]) for line in hosts.splitlines()) == 2
     assert limit == (2**30, 2**30)  # 512M for each of two slots
-    shown = sge_command("qacct", "-j", job.native_id) if _is_recorded(job) else ""
+    shown = output_of("qacct", "-j", job.native_id) if _is_recorded(job) else ""
     assert "h_rt=300,h_vmem=512M" in shown
 
 
@@ -148,7 +126,7 @@ def test_time_limit_is_a_timeout_with_the_output_so_far(run: Run) -> None:
 
 def test_job_deleted_from_outside_says_so(run: Run) -> None:
     job = started(run, "sleep 300")
-    sge_command("qdel", job.native_id)
+    output_of("qdel", job.native_id)
     with pytest.raises(JobCancelled, match="somebody else"):
         job.result(40)
     assert job.reason is ExitReason.CANCELLED_OUTSIDE
@@ -156,7 +134,7 @@ def test_job_deleted_from_outside_says_so(run: Run) -> None:
 
 def test_pending_job_deleted_from_outside_is_lost_since_no_source_knows_it(run: Run) -> None:
     job = command(run, "true", extra_args=["-h"])
-    sge_command("qdel", job.native_id)
+    output_of("qdel", job.native_id)
     with pytest.raises(JobLost, match="qacct -j"):
         job.result(40)
 
@@ -176,10 +154,10 @@ def test_held_job_runs_into_queue_timeout_that_names_the_hold(run: Run) -> None:
 
 def test_suspended_job_goes_on_as_running(run: Run) -> None:
     job = started(run, "for i in 1 2 3 4 5; do sleep 0.2; done; echo done")
-    sge_command("qmod", "-sj", job.native_id)
+    output_of("qmod", "-sj", job.native_id)
     found = run.backend("sge").query(job.record.name)
     assert found[job.native_id].status.state is JobState.RUNNING
-    sge_command("qmod", "-usj", job.native_id)
+    output_of("qmod", "-usj", job.native_id)
     assert job.result(30).stdout == "done\n"
 
 
@@ -206,27 +184,22 @@ def test_impossible_request_is_refused_at_once_with_the_reason(run: Run, resourc
 # ---------------------------------------------------------------- bad days
 
 
-@contextmanager
-def stopped(cluster: RunningCluster) -> Iterator[None]:
-    process = processes.recorded(cluster.directory)["qmaster"]
+def pid_of(cluster: RunningCluster, daemon: str) -> int:
+    process = processes.recorded(cluster.directory)[daemon]
     assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
+    return process.pid
 
 
 def test_stopped_qmaster_changes_no_job_s_state_and_loses_none(run: Run, sge: RunningCluster) -> None:
     running = started(run, "sleep 70; echo survived")
     short = started(run, "sleep 1; echo done")
-    with stopped(sge):
+    with frozen([pid_of(sge, "qmaster")]):
         end = time.monotonic() + 60
         late = command(run, "echo late")  # its reply is lost: qsub is killed after 5 s
         assert late.state is JobState.NEW
         assert short.result(30).stdout == "done\n"
-        wait_for(lambda: any("does not answer" in problem for problem in run.problems), 40)
-        wait_for(lambda: time.monotonic() >= end, 70)
+        wait_for(lambda: any("does not answer" in problem for problem in run.problems), within_s=40)
+        wait_for(lambda: time.monotonic() >= end, within_s=70)
         assert running.state is JobState.RUNNING
     assert running.result(60).stdout == "survived\n"
     assert late.result(90).stdout == "late\n"
@@ -256,9 +229,7 @@ def test_dead_qmaster_is_told_by_the_probe_and_costs_no_result(tmp_path: Path, m
         run = Run(Settings(workdir=str(tmp_path / "work"), command_timeout_s=5))
         run.select("sge")
         job = started(run, "sleep 1; echo done")
-        process = processes.recorded(cluster.directory)["qmaster"]
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(pid_of(cluster, "qmaster"), signal.SIGKILL)
         assert job.result(30).stdout == "done\n"
         run.close()
         late = Run(Settings(workdir=str(tmp_path / "late"), command_timeout_s=5))
@@ -283,9 +254,7 @@ def test_dead_execution_daemon_is_the_end_of_no_job(tmp_path: Path, monkeypatch:
         run.select("sge")
         release = tmp_path / "release"
         job = started(run, f"until [ -e {release} ]; do sleep 0.05; done; echo survived")
-        process = processes.recorded(cluster.directory)["execd"]
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(pid_of(cluster, "execd"), signal.SIGKILL)
         assert not job.wait(8)
         assert job.state is JobState.RUNNING
         release.touch()

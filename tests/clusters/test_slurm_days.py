@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,40 +23,18 @@ from pytest_clusterjobs.core.errors import (
 )
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
+from tests.days import command, output_of, run_on, started
+from tests.watching import frozen, wait_for
 
 pytestmark = [pytest.mark.cluster_lane("slurm"), pytest.mark.usefixtures("slurm")]
 
 
 @pytest.fixture
 def run(slurm: RunningCluster, tmp_path: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=4, command_timeout_s=5))
-    run.select("slurm")
-    yield run
-    assert run.close().leaked == []
-
-
-def slurm_command(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = command(run, text, **resources)
-    wait_for(lambda: job.state is JobState.RUNNING)
-    return job
+    with run_on("slurm", tmp_path / "work", lost_after_s=4, command_timeout_s=5) as run:
+        yield run
 
 
 # ---------------------------------------------------------------- what Slurm gives a job
@@ -71,13 +46,13 @@ def test_environment_says_what_was_asked_for(run: Run) -> None:
     assert environment["SLURM_JOB_ID"] == job.native_id
     assert environment["SLURM_CPUS_PER_TASK"] == "2"
     assert environment["SLURM_JOB_PARTITION"] == "urgent"
-    assert slurm_command("squeue", "-h", "-t", "all", "-j", job.native_id, "-o", "%l").strip() == "5:00"
+    assert output_of("squeue", "-h", "-t", "all", "-j", job.native_id, "-o", "%l").strip() == "5:00"
 
 
 def test_one_core_is_said_too_and_memory_is_rounded_up(run: Run) -> None:
     job = run.submit_call(lambda: os.environ["SLURM_CPUS_PER_TASK"], (), {}, make_spec(cores=1, memory="1.5MB"))
     assert job.result(30) == "1"
-    assert "MinMemoryNode=2M" in slurm_command("scontrol", "show", "job", job.native_id)
+    assert "MinMemoryNode=2M" in output_of("scontrol", "show", "job", job.native_id)
 
 
 def test_two_nodes_are_two_nodes(run: Run) -> None:
@@ -100,7 +75,7 @@ def test_extra_directives_and_arguments_reach_sbatch(run: Run) -> None:
     spec = make_spec(extra_directives=["--comment=from-directive"], extra_args=["--nice=7"])
     job = run.submit_command("true", spec)
     job.result(30)
-    shown = slurm_command("scontrol", "show", "job", job.native_id)
+    shown = output_of("scontrol", "show", "job", job.native_id)
     assert "Comment=from-directive" in shown
     assert "Nice=7" in shown
 
@@ -110,7 +85,7 @@ def test_extra_directives_and_arguments_reach_sbatch(run: Run) -> None:
 
 def test_scheduler_s_time_limit_is_a_timeout_with_the_output_so_far(run: Run) -> None:
     job = started(run, "echo before; sleep 300", time="00:10:00")
-    slurm_command("scontrol", "update", f"jobid={job.native_id}", "EndTime=now")
+    output_of("scontrol", "update", f"jobid={job.native_id}", "EndTime=now")
     with pytest.raises(JobTimeout, match="time limit"):
         job.result(60)
     assert (job.state, job.reason, job.record.native_word) == (JobState.FAILED, ExitReason.TIMEOUT, "TIMEOUT")
@@ -119,7 +94,7 @@ def test_scheduler_s_time_limit_is_a_timeout_with_the_output_so_far(run: Run) ->
 
 def test_job_cancelled_from_outside_says_so(run: Run) -> None:
     job = started(run, "sleep 300")
-    slurm_command("scancel", job.native_id)
+    output_of("scancel", job.native_id)
     with pytest.raises(JobCancelled, match="somebody else"):
         job.result(30)
     assert job.reason is ExitReason.CANCELLED_OUTSIDE
@@ -127,7 +102,7 @@ def test_job_cancelled_from_outside_says_so(run: Run) -> None:
 
 def test_pending_job_cancelled_from_outside_says_so(run: Run) -> None:
     job = command(run, "true", extra_args=["--hold"])
-    slurm_command("scancel", job.native_id)
+    output_of("scancel", job.native_id)
     with pytest.raises(JobCancelled, match="somebody else"):
         job.result(30)
 
@@ -135,11 +110,11 @@ def test_pending_job_cancelled_from_outside_says_so(run: Run) -> None:
 def test_node_failure_without_requeue_is_the_cluster_s_trouble(run: Run) -> None:
     job = started(run, "sleep 300", extra_args=["--no-requeue", "--nodelist=n3"])
     try:
-        slurm_command("scontrol", "update", "nodename=n3", "state=down", "reason=test")
+        output_of("scontrol", "update", "nodename=n3", "state=down", "reason=test")
         with pytest.raises(JobInfrastructureError, match="lost its node"):
             job.result(30)
     finally:
-        wait_for(lambda: slurm_command("sinfo", "-h", "-n", "n3", "-p", "main", "-o", "%t").strip() == "idle")
+        wait_for(lambda: output_of("sinfo", "-h", "-n", "n3", "-p", "main", "-o", "%t").strip() == "idle")
     assert (job.reason, job.record.native_word) == (ExitReason.NODE_FAILURE, "NODE_FAIL")
 
 
@@ -147,7 +122,7 @@ def test_requeued_job_is_one_job_that_starts_again(run: Run) -> None:
     script = 'echo "start ${SLURM_RESTART_COUNT:-0}"; [ "${SLURM_RESTART_COUNT:-0}" = 1 ] || sleep 300'
     job = started(run, script)
     native_id = job.native_id
-    slurm_command("scontrol", "requeue", native_id)
+    output_of("scontrol", "requeue", native_id)
     assert "start 1" in job.result(60).stdout
     assert (job.native_id, job.state, job.metrics.restarts) == (native_id, JobState.COMPLETED, 1)
 
@@ -194,7 +169,7 @@ def test_max_jobs_makes_the_rest_wait_with_us(slurm: RunningCluster, tmp_path: P
     run = Run(Settings(workdir=str(tmp_path / "work"), max_jobs=2))
     run.select("slurm")
     jobs = [command(run, "sleep 0.5") for _ in range(5)]
-    living = len(slurm_command("squeue", "-h", "--me").splitlines())
+    living = len(output_of("squeue", "-h", "--me").splitlines())
     assert living <= 2
     assert sum(job.state is JobState.NEW for job in jobs) == 3
     assert [job.result(60).exit_code for job in jobs] == [0] * 5
@@ -204,37 +179,28 @@ def test_max_jobs_makes_the_rest_wait_with_us(slurm: RunningCluster, tmp_path: P
 # ---------------------------------------------------------------- bad days
 
 
-@contextmanager
-def stopped(cluster: RunningCluster, daemon: str = "slurmctld") -> Iterator[None]:
-    pid = int((cluster.directory / "run" / f"{daemon}.pid").read_text())
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def test_outage_changes_no_job_s_state_and_loses_none(run: Run, slurm: RunningCluster) -> None:
     running = started(run, "sleep 70; echo survived")
     short = started(run, "sleep 2; echo done")
-    with stopped(slurm):
+    slurmctld = int((slurm.directory / "run" / "slurmctld.pid").read_text())
+    with frozen([slurmctld]):
         end = time.monotonic() + 60
         late = command(run, "echo late")  # its reply is lost: sbatch is killed after 5 s
         assert late.state is JobState.NEW
         assert short.result(30).stdout == "done\n"
-        wait_for(lambda: any("does not answer" in problem for problem in run.problems), 40)
-        wait_for(lambda: time.monotonic() >= end, 70)
+        wait_for(lambda: any("does not answer" in problem for problem in run.problems), within_s=40)
+        wait_for(lambda: time.monotonic() >= end, within_s=70)
         assert running.state is JobState.RUNNING
     assert running.result(60).stdout == "survived\n"
     assert late.result(90).stdout == "late\n"
-    names = slurm_command("squeue", "-h", "-t", "all", "--me", "-o", "%j").split()
+    names = output_of("squeue", "-h", "-t", "all", "--me", "-o", "%j").split()
     assert names.count(late.record.name) == 1
 
 
 def test_vanished_job_is_lost_and_every_source_is_named(run: Run) -> None:
     # 22.05 forgets elements that are cancelled one by one before they start; there is no accounting in this lane.
     jobs = run.submit([command_work("sleep 300", make_spec(extra_args=["--hold"]))] * 4)
-    slurm_command("scancel", *(job.native_id for job in jobs))
+    output_of("scancel", *(job.native_id for job in jobs))
     assert all(job.wait(60) for job in jobs)
     lost = [job for job in jobs if job.state is JobState.LOST]
     assert lost
@@ -260,7 +226,7 @@ def test_lost_reply_is_repaired_by_the_job_s_name_and_never_doubled(
     sbatch_that(tmp_path / "bin", monkeypatch, lose_reply)
     job = command(run, "echo once")
     assert job.result(60).stdout == "once\n"
-    names = slurm_command("squeue", "-h", "-t", "all", "--me", "-o", "%j").split()
+    names = output_of("squeue", "-h", "-t", "all", "--me", "-o", "%j").split()
     assert names.count(job.record.name) == 1
 
 

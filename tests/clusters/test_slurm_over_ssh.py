@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,11 +18,14 @@ from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import JobInfrastructureError, StoreError
-from pytest_clusterjobs.core.spec import JobSpec, make_spec
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work
+from tests import days, watching
+
+wait_for = partial(watching.wait_for, within_s=40)
+started = partial(days.started, within_s=40)
 
 pytestmark = [pytest.mark.cluster_lane("sshd"), pytest.mark.usefixtures("slurm_over_ssh")]
 
@@ -102,19 +104,6 @@ def run(place: Place, tmp_path: Path, there: Path) -> Iterator[Run]:
     assert not there.exists() or list(there.iterdir()) == []
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 40) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = run.submit_command(text, make_spec(**resources))
-    wait_for(lambda: job.state is JobState.RUNNING)
-    return job
-
-
 def project(root: Path, there: Path) -> Path:
     root.mkdir()
     (root / "clusterjobs.yaml").write_text(CONFIGURATION.replace("WORKDIR", str(there)))
@@ -159,16 +148,10 @@ def test_sshd_killed_in_the_middle_and_back_loses_no_job(
 def test_black_hole_changes_no_state_and_is_survived(run: Run, slurm_over_ssh: RunningCluster, tmp_path: Path) -> None:
     release = tmp_path / "release"
     job = started(run, f"while [ ! -e {release} ]; do sleep 0.05; done; echo released")
-    pids = of_sshd(slurm_over_ssh)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with watching.frozen(of_sshd(slurm_over_ssh)):
         release.touch()
         assert not job.wait(4)
         assert job.state is JobState.RUNNING
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
     assert job.result(60).stdout == "released\n"
 
 
@@ -225,7 +208,7 @@ def test_long():
 """)
     client = subprocess.Popen(pytest_argv(), cwd=root, stdout=subprocess.DEVNULL)
     try:
-        wait_for(mark.exists, 60)
+        wait_for(mark.exists, within_s=60)
     finally:
         client.kill()
         client.wait(timeout=20)
@@ -242,8 +225,7 @@ def of_sshd(cluster: RunningCluster) -> list[int]:
     assert listener is not None
     found = [listener.pid]
     for pid in found:
-        with suppress(OSError):
-            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        found += watching.children(pid)
     return [pid for pid in found if processes.first_argument(pid).startswith(b"sshd") or pid == listener.pid]
 
 

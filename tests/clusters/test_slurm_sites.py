@@ -19,7 +19,8 @@ from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
-from tests.clusters.test_slurm_days import slurm_command, started, wait_for
+from tests.days import output_of, run_on, started
+from tests.watching import wait_for
 
 pytestmark = pytest.mark.cluster_lane("slurm")
 
@@ -36,10 +37,8 @@ def small_site() -> Iterator[RunningCluster]:
 def run(small_site: RunningCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for variable, value in small_site.environment.items():
         monkeypatch.setenv(variable, value)
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=10))
-    run.select("slurm")
-    yield run
-    assert run.close().leaked == []
+    with run_on("slurm", tmp_path / "work", lost_after_s=10) as run:
+        yield run
 
 
 def test_array_is_split_at_the_site_s_limit(run: Run) -> None:
@@ -56,7 +55,7 @@ def _arrays(jobs: list[Job[Any]]) -> list[str]:
 def test_accounting_explains_an_end_that_the_controller_has_forgotten(run: Run) -> None:
     job = started(run, "sleep 300")
     backend = run.backend("slurm")
-    slurm_command("scancel", job.native_id)
+    output_of("scancel", job.native_id)
     wait_for(lambda: job.state.is_terminal)
     assert job.reason is ExitReason.CANCELLED_OUTSIDE
 
@@ -64,7 +63,7 @@ def test_accounting_explains_an_end_that_the_controller_has_forgotten(run: Run) 
         argv = ["scontrol", "show", "job", job.native_id]
         return subprocess.run(argv, capture_output=True, timeout=30, check=False).returncode != 0
 
-    wait_for(is_purged, 60)
+    wait_for(is_purged, within_s=60)
     status = backend.explain(job.native_id)
     assert status is not None
     assert (status.state, status.native_word) == (JobState.CANCELLED, "CANCELLED")
@@ -72,14 +71,14 @@ def test_accounting_explains_an_end_that_the_controller_has_forgotten(run: Run) 
 
 
 def test_limit_on_submitted_jobs_makes_the_rest_wait_with_us(run: Run) -> None:
-    slurm_command("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2")
+    output_of("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2")
     try:
         jobs = [run.submit([command_work("sleep 0.3", JobSpec())])[0] for _ in range(4)]
         assert [job.state for job in jobs[2:]] == [JobState.NEW, JobState.NEW]
         assert "takes no more jobs" in jobs[3].record.detail
         assert [job.result(60).exit_code for job in jobs] == [0] * 4
     finally:
-        slurm_command("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=-1")
+        output_of("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=-1")
 
 
 @pytest.mark.skipif(

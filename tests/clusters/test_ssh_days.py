@@ -18,7 +18,9 @@ import pytest
 
 from pytest_clusterjobs.core.errors import JobCancelled, JobInfrastructureError, JobLost
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from tests.backends.ssh_bench import PATIENCE_S, Site, call, command, is_alive, read, says, site, wait_for
+from tests.backends.ssh_bench import PATIENCE_S, Site, says, site, wait_for
+from tests.days import call, command
+from tests.watching import is_alive, read
 
 pytestmark = pytest.mark.cluster_lane("sshd")
 
@@ -301,7 +303,7 @@ def test_the_end_of_a_run_does_not_wait_for_a_host_that_is_away(far: Site, caplo
     run.close()
     assert job.state is JobState.CANCELLED
     assert "clusterjobs could not be told that the run has ended" in caplog.text
-    wait_for(far.is_empty, "the end of everything there", 20)
+    wait_for(far.is_empty, "the end of everything there", within_s=20)
 
 
 def test_the_end_of_a_run_does_not_wait_for_a_network_that_swallows_everything(far: Site) -> None:
@@ -311,7 +313,7 @@ def test_the_end_of_a_run_does_not_wait_for_a_network_that_swallows_everything(f
         started = time.monotonic()
         run.close()
         assert time.monotonic() - started < 40
-        wait_for(far.is_empty, "the end of everything there", 20)
+        wait_for(far.is_empty, "the end of everything there", within_s=20)
 
 
 def test_a_job_that_was_given_up_is_ended_when_its_host_is_met_again(far: Site) -> None:
@@ -369,7 +371,7 @@ def test_a_client_that_is_killed_leaves_nothing_after_the_linger(far: Site) -> N
         assert client.stdout.readline() == "running\n"
         assert not far.is_empty()
         client.kill()
-    wait_for(far.is_empty, "the end of everything there", 20)
+    wait_for(far.is_empty, "the end of everything there", within_s=20)
 
 
 def test_a_client_that_is_stopped_for_too_long_finds_its_jobs_ended_and_goes_on(far: Site) -> None:
@@ -377,7 +379,7 @@ def test_a_client_that_is_stopped_for_too_long_finds_its_jobs_ended_and_goes_on(
     job = command(run, "echo started; sleep 300")
     says(job)
     with far.frozen():  # as the far end sees it, it is the client who is silent
-        wait_for(far.is_empty, "the end of everything there", 20)
+        wait_for(far.is_empty, "the end of everything there", within_s=20)
     with pytest.raises(JobInfrastructureError):
         job.result(PATIENCE_S)
     assert job.reason in (ExitReason.LOST, ExitReason.NODE_FAILURE)
@@ -408,7 +410,7 @@ def test_pytest_runs_a_profile_of_two_hosts(far: Site, project: pytest.Pytester,
     result = project.runpytest_subprocess("--cluster=farm", *more)
     result.assert_outcomes(passed=8, failed=1)
     result.stdout.fnmatch_lines(["*assert 14 == 15*", "*about to fail*"])
-    wait_for(far.is_empty, "the end of everything there", 20)
+    wait_for(far.is_empty, "the end of everything there", within_s=20)
 
 
 def test_everyday_work_is_done(far: Site, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +420,7 @@ def test_everyday_work_is_done(far: Site, project: pytest.Pytester, monkeypatch:
     project.runpytest_subprocess("--cluster=farm", "-n", "2").assert_outcomes(passed=8)
     assert noted.read_text().startswith(str(far.there))
     assert not Path(noted.read_text()).exists()
-    wait_for(far.is_empty, "the end of everything there", 20)
+    wait_for(far.is_empty, "the end of everything there", within_s=20)
 
 
 def test_pytest_runs_on_the_host_of_the_variable(

@@ -6,38 +6,27 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_clusterjobs.clusters.base import RunningCluster
-from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import JobState
 from pytest_clusterjobs.core.validation import CheckVerdict
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.validator import ClusterJobValidator
+from tests import watching
+from tests.days import run_on
+
+wait_for = partial(watching.wait_for, within_s=60)
 
 #: What a test asks for on each, within what the machine that plays the node can give.
 ASKED: dict[str, Any] = {"cores": 2, "memory": "300MB", "time": "00:05:00"}
-
-
-def opened(backend: str, tmp_path: Path) -> Iterator[Run]:
-    run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=10))
-    run.select(backend)
-    yield run
-    assert run.close().leaked == []
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def held_until(path: Path) -> str:
@@ -59,7 +48,8 @@ def validator() -> ClusterJobValidator:
 class TestSlurm:
     @pytest.fixture
     def run(self, slurm: RunningCluster, tmp_path: Path) -> Iterator[Run]:
-        yield from opened("slurm", tmp_path)
+        with run_on("slurm", tmp_path / "work", lost_after_s=10) as run:
+            yield run
 
     def test_everything_about_a_job_that_queries_saw(
         self, run: Run, validator: ClusterJobValidator, tmp_path: Path
@@ -119,7 +109,8 @@ class TestSlurm:
 class TestSge:
     @pytest.fixture
     def run(self, sge: RunningCluster, tmp_path: Path) -> Iterator[Run]:
-        yield from opened("sge", tmp_path)
+        with run_on("sge", tmp_path / "work", lost_after_s=10) as run:
+            yield run
 
     def test_everything_about_a_job_that_queries_saw(
         self, run: Run, validator: ClusterJobValidator, tmp_path: Path
