@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_clusterjobs.clusters.slurm_programs import search_path
+from tests.watching import with_word
 
 lane = pytest.mark.cluster_lane("slurm")
 needs_slurm = pytest.mark.skipif(
@@ -100,7 +101,7 @@ def test_ended_in_the_middle_it_leaves_nothing(clusters: Path, number: signal.Si
         assert clusterjobs("down").returncode == 0
     assert not directory.exists()
     assert list(clusters.iterdir()) == []
-    assert _daemons_of(directory) == []
+    assert with_word(str(directory), ("environ",)) == []
 
 
 def _directory_with_a_node(clusters: Path) -> Path:
@@ -111,17 +112,6 @@ def _directory_with_a_node(clusters: Path) -> Path:
             return directory
         time.sleep(0.001)
     raise AssertionError("no node was started")
-
-
-def _daemons_of(directory: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and str(directory).encode() in (entry / "environ").read_bytes():
-                found.append(entry.name)
-        except OSError:
-            continue
-    return found
 
 
 @needs_slurm

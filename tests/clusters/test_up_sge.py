@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
 from pytest_clusterjobs.clusters.sge_conf import PROGRAMS, Site, bootstrap, configuration, host_aliases, queue
 from pytest_clusterjobs.clusters.sge_options import SgeClusterOptions
 from pytest_clusterjobs.core.errors import ConfigError
+from tests import watching
+from tests.watching import with_word
 
 needs_sge = pytest.mark.skipif(not (PROGRAMS / "sge_qmaster").exists(), reason="Grid Engine is not installed")
 lane = pytest.mark.cluster_lane("sge")
 
 WITHIN_S = 30.0
+wait_until = partial(watching.wait_for, within_s=WITHIN_S)
 ROOT = Path(__file__).parents[2]
 CLUSTERJOBS = [
     sys.executable,
@@ -33,26 +36,9 @@ CLUSTERJOBS = [
 ]
 
 
-def wait_until(is_so: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"{what}: not within {WITHIN_S:g} s"
-        time.sleep(0.01)
-
-
-def traces_of(directory: Path) -> list[str]:
+def traces_of(directory: Path) -> list[int]:
     """Live processes that mention a directory in their arguments or environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid() or processes.read(int(entry.name)) is None:
-            continue
-        try:
-            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(directory).encode() in text:
-            found.append(entry.name)
-    return found
+    return with_word(str(directory), ("cmdline", "environ"))
 
 
 def run(cluster: RunningCluster, *argv: str) -> str:

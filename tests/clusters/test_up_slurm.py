@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_clusterjobs.clusters.slurm import SlurmClusterOptions
 from pytest_clusterjobs.clusters.slurm_conf import Partition, Site, cgroup_conf, slurm_conf
 from pytest_clusterjobs.clusters.slurm_programs import find_programs, search_path
 from pytest_clusterjobs.core.errors import ConfigError
+from tests import watching
 
 
 def installed(*programs: str) -> bool:
@@ -35,13 +36,7 @@ lane = pytest.mark.cluster_lane("slurm")
 
 # What the daemons and the jobs of a cluster do to be ready, done or gone, on a loaded machine.
 WITHIN_S = 20.0
-
-
-def wait_until(is_so: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"{what}: not within {WITHIN_S:g} s"
-        time.sleep(0.01)
+wait_until = partial(watching.wait_for, within_s=WITHIN_S)
 
 
 def traces_of(directory: Path) -> list[str]:
