@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,20 @@ from pytest_clusterjobs.core.errors import (
     QueueTimeout,
     SubmitError,
 )
-from pytest_clusterjobs.core.spec import JobSpec, make_spec
+from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState
-from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import command_work
+from tests import days
+from tests.days import call, command
+from tests.watching import wait_for
 
 if TYPE_CHECKING:
     from tests.kubernetes_lane.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster_lane("kubernetes"), pytest.mark.usefixtures("kubernetes")]
+
+started = partial(days.started, within_s=60)
 
 #: Makes a run whose jobs have options of the backend.
 RunMaker = Callable[..., AbstractContextManager[Run]]
@@ -80,27 +85,6 @@ def left(kubernetes: Cluster, run: Run) -> list[str]:
     found = json.loads(kubernetes.kubectl("get", "jobs,pods,secrets", "-A", "-l", label, "-o", "json"))["items"]
     living = [each for each in found if "deletionTimestamp" not in each["metadata"]]
     return [f"{each['kind']} {each['metadata']['name']}" for each in living]
-
-
-def call(run: Run, function: Callable[..., Any], *args: Any, **resources: Any) -> Job[Any]:
-    return run.submit_call(function, args, {}, make_spec(**resources))
-
-
-def command(run: Run, text: str, **resources: Any) -> Job[Any]:
-    return run.submit_command(text, make_spec(**resources))
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def started(run: Run, text: str, **resources: Any) -> Job[Any]:
-    job = command(run, text, **resources)
-    wait_for(lambda: job.state is JobState.RUNNING, 60)
-    return job
 
 
 # ---------------------------------------------------------------- what a job gets
@@ -250,7 +234,7 @@ def test_argument_that_is_too_large_is_refused_before_anything_is_sent(run: Run,
 
 def test_output_is_seen_while_the_job_runs(run: Run) -> None:
     job = started(run, "for i in 1 2 3; do echo line $i; sleep 0.2; done; sleep 300")
-    wait_for(lambda: job.logs().stdout == "line 1\nline 2\nline 3\n", 15)
+    wait_for(lambda: job.logs().stdout == "line 1\nline 2\nline 3\n", within_s=15)
     assert job.state is JobState.RUNNING
 
 
@@ -259,7 +243,7 @@ def test_files_travel_on_a_volume_that_both_see(make_run: RunMaker, tmp_path: Pa
         assert len(call(run, os.urandom, 30_000_000).result(60)) == 30_000_000
         assert call(run, len, bytes(25_000_000)).result(60) == 25_000_000
         job = started(run, "echo seen at once; exec sleep 300", prologue="echo first")
-        wait_for(lambda: job.logs().stdout == "first\nseen at once\n", 5)
+        wait_for(lambda: job.logs().stdout == "first\nseen at once\n", within_s=5)
         job.cancel()
         with pytest.raises(JobCancelled):
             job.result(20)
@@ -420,7 +404,7 @@ def test_node_that_is_silent_is_a_node_failure(run: Run, kubernetes: Cluster) ->
     job = started(run, "sleep 300")
     kubernetes.tell_node("kill")
     try:
-        wait_for(lambda: "does not answer" in job.record.detail, 30)
+        wait_for(lambda: "does not answer" in job.record.detail, within_s=30)
         assert job.state is JobState.RUNNING
         with pytest.raises(JobInfrastructureError, match="lost its node"):
             job.result(90)
