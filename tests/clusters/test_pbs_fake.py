@@ -476,7 +476,8 @@ def test_nothing_is_left_when_its_owner_is_killed(tmp_path: Path) -> None:
         f"    while not os.path.exists({str(started)!r}) and time.monotonic() < deadline: time.sleep(0.01)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], timeout=60, stdout=subprocess.DEVNULL, check=False)
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, cwd=tmp_path, timeout=60, stdout=subprocess.DEVNULL, check=False)
     assert done.returncode == -9
     assert started.exists()
     wait_for(lambda: not jobs_with(token), within_s=20)
