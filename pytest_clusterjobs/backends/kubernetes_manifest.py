@@ -44,6 +44,7 @@ SECRET_BYTES = 900 * 2**10
 #: So many of them, at most, hold a job.
 MAX_SECRETS = 20
 
+_MESSAGE_FILE = "/dev/termination-log"
 _PAYLOAD, _WORK = "/clusterjobs/payload", "/clusterjobs/work"
 _TTL_S = 3600  # for a Job whose client died: the server removes it, where it knows how
 _GRACE_S = 5
@@ -121,6 +122,7 @@ def pack(submission: Submission, native_id: str, shared: Mount | None) -> bytes:
     order = {
         "root": there,
         "is_shared": shared is not None,
+        "message_file": _MESSAGE_FILE,
         "directory": directory,
         "argv": ["sh", f"{there}/{directory}/script.sh"] if shell else command,
         "environment": {**submission.environment, **submission.spec.env, "CLUSTERJOBS_NATIVE_ID": native_id},
@@ -238,6 +240,7 @@ def _pod(submission: Submission, native_id: str, options: KubernetesOptions, sec
             *({"configMapRef": {"name": name}} for name in options.env_from_configmaps),
         ],
         "volumeMounts": mounts,
+        "terminationMessagePath": _MESSAGE_FILE,
         **({"imagePullPolicy": options.pull_policy} if options.pull_policy else {}),
     }
     return {

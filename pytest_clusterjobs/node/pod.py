@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 STDOUT, STDERR, START, ENVELOPE = "stdout.log", "stderr.log", "start.json", "result.cj"
 
-#: Where the runtime takes the termination message from; it has made the file (API reference, terminationMessagePath).
-MESSAGE_FILE = "/dev/termination-log"
-#: A termination message may have so many bytes; longer ones are cut off.
+#: A termination message may have so many bytes; longer ones are cut off (API reference, terminationMessagePath).
 MESSAGE_BYTES = 4096
 #: So much of the program's output is shown while it runs; the rest comes at the end.
 ECHO_BYTES = 2**20
@@ -71,9 +69,10 @@ def main(payload: bytes) -> int:
     }
     if order.get("is_shared"):
         has_result = os.path.exists(os.path.join(directory, ENVELOPE))
-        write_message(json.dumps(dict(facts, is_shared=True, has_result=has_result)).encode())
+        message = json.dumps(dict(facts, is_shared=True, has_result=has_result)).encode()
     else:
-        send(facts, directory, log)
+        message = send(facts, directory, log)
+    write_message(order["message_file"], message)
     return code if code >= 0 else 128 - code
 
 
@@ -235,8 +234,8 @@ class Echo:
 # ---------------------------------------------------------------- the way home
 
 
-def send(facts: "Dict[str, Any]", directory: str, log: Log) -> None:
-    """Send the exit code and the job's files home, by the termination message or by the log."""
+def send(facts: "Dict[str, Any]", directory: str, log: Log) -> bytes:
+    """Give the termination message: exit code and the job's files, or a summary of what was sent by the log instead."""
     names = [name for name in (START, ENVELOPE, STDOUT, STDERR) if os.path.exists(os.path.join(directory, name))]
     path = os.path.join(directory, "bundle")
     size = pack(facts, names, directory, path)
@@ -260,7 +259,7 @@ def send(facts: "Dict[str, Any]", directory: str, log: Log) -> None:
             message = json.dumps(dict(facts, **summary)).encode()
         else:
             send_by_log(file, summary, log)
-    write_message(message)
+    return message
 
 
 def pack(facts: "Dict[str, Any]", names: "List[str]", directory: str, target: str) -> int:
@@ -320,10 +319,10 @@ def send_by_log(file: "Any", summary: "Dict[str, Any]", log: Log) -> None:
             return
 
 
-def write_message(message: bytes) -> None:
-    """Write the termination message, where the runtime has made its file."""
+def write_message(path: str, message: bytes) -> None:
+    """Write the termination message into the file that the runtime has made for it."""
     try:
-        with os.fdopen(os.open(MESSAGE_FILE, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
             file.write(message)
     except OSError as error:
         sys.stderr.write("clusterjobs: no termination message: {}\n".format(error))

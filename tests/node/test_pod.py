@@ -27,6 +27,7 @@ class Container:
 
     def __init__(self, folder: Path) -> None:
         self.payload, self.work, self.home = folder / "payload", folder / "work", folder / "home"
+        self.message = folder / "message"
         for place in (self.payload, self.work, self.home):
             place.mkdir()
 
@@ -41,6 +42,7 @@ class Container:
         order = {
             "root": str(self.work),
             "directory": "job",
+            "message_file": str(self.message),
             "argv": argv,
             "environment": dict(environment or {}),
             "files": [[name, 1000.0, len(data)] for name, data in contents.items()],
@@ -62,7 +64,7 @@ class Container:
         return process.returncode, out.splitlines()
 
     def returned(self, lines: list[bytes]) -> Returned:
-        """Take the log in as the client does; the termination message has nowhere to go here."""
+        """Take the log in as the client does."""
         inbox = Inbox(LocalTransport(), str(self.home))
         for line in lines:
             inbox.take(line)
@@ -207,7 +209,18 @@ def test_nothing_is_made_where_no_runtime_takes_a_message(container: Container) 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"no termination message" in err
-    assert not os.path.exists(pod.MESSAGE_FILE)
+    assert not container.message.exists()
+
+
+def test_small_jobs_come_back_whole_in_the_termination_message(container: Container) -> None:
+    container.message.touch()
+    code, lines = container.run("echo hello; exit 4")
+    summary = read_summary(container.message.read_bytes())
+    assert summary is not None
+    assert summary.bundle is not None
+    assert unpack(summary.bundle, summary).files == {"stdout.log": b"hello\n", "stderr.log": b""}
+    assert (code, [line for line in lines if b" r " in line]) == (4, [])
+    assert len(container.message.read_bytes()) <= pod.MESSAGE_BYTES
 
 
 # ---------------------------------------------------------------- the client's half alone
