@@ -419,27 +419,6 @@ def test_node_that_is_silent_is_a_node_failure(run: Run, kubernetes: Cluster) ->
 # ---------------------------------------------------------------- rights and quotas
 
 
-def a_team(kubernetes: Cluster, name: str, rules: list[dict[str, list[str]]], path: Path) -> Path:
-    """Make a namespace with an account that may do what the rules say, and give its kubeconfig."""
-    meta = {"name": "worker", "namespace": name}
-    rbac = "rbac.authorization.k8s.io"
-    kubernetes.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "subjects": [{"kind": "ServiceAccount", **meta}],
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "worker"},
-        },
-    )
-    ready = ("-n", name, "get", "sa", "worker", "-o", "jsonpath={.secrets[0].name}")
-    kubernetes.wait_for("a token", lambda: bool(kubernetes.kubectl(*ready, check=False)), 30)
-    return kubernetes.kubeconfig_of("worker", name, path)
-
-
 def needed_rights() -> list[dict[str, list[str]]]:
     from pytest_clusterjobs.backends.kubernetes import RIGHTS
 
@@ -449,7 +428,7 @@ def needed_rights() -> list[dict[str, list[str]]]:
 def test_rights_that_are_listed_suffice_and_the_token_is_shown_nowhere(
     make_run: RunMaker, kubernetes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    file = a_team(kubernetes, "enough", needed_rights(), tmp_path / "kubeconfig")
+    file = kubernetes.make_team("enough", needed_rights(), tmp_path / "kubeconfig")
     token = json.loads(file.read_text())["users"][0]["user"]["token"]
     monkeypatch.setenv("KUBECONFIG", str(file))
     with make_run(namespace="enough") as run:
@@ -468,7 +447,7 @@ def test_missing_rights_are_named_by_the_probe_and_by_a_submission(
     make_run: RunMaker, kubernetes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]}]
-    file = a_team(kubernetes, "too-little", rules, tmp_path / "kubeconfig")
+    file = kubernetes.make_team("too-little", rules, tmp_path / "kubeconfig")
     monkeypatch.setenv("KUBECONFIG", str(file))
     with make_run() as run:
         probe = run.probe("site")
@@ -478,27 +457,14 @@ def test_missing_rights_are_named_by_the_probe_and_by_a_submission(
             command(run, "true")
 
 
-def quota(kubernetes: Cluster, namespace: str, **hard: str) -> None:
-    """Make a namespace with a quota, and wait until it is in force."""
-    spec = {"hard": {name.replace("_", "/"): value for name, value in hard.items()}}
-    kubernetes.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}, "spec": spec},
-    )
-    words = ("-n", namespace, "get", "resourcequota", "q", "-o", "jsonpath={.status.hard}")
-    kubernetes.wait_for("the quota", lambda: "{" in kubernetes.kubectl(*words, check=False), 30)
-    account = ("-n", namespace, "get", "sa", "default")
-    kubernetes.wait_for("the account", lambda: bool(kubernetes.kubectl(*account, check=False)), 30)
-
-
 def test_quota_on_jobs_refuses_naming_it(make_run: RunMaker, kubernetes: Cluster) -> None:
-    quota(kubernetes, "no-jobs", **{"count_jobs.batch": "0"})
+    kubernetes.make_quota("no-jobs", **{"count_jobs.batch": "0"})
     with make_run(namespace="no-jobs") as run, pytest.raises(SubmitError, match=r"exceeded quota: q"):
         command(run, "true")
 
 
 def test_quota_on_pods_ends_a_job_that_gets_none_naming_it(make_run: RunMaker, kubernetes: Cluster) -> None:
-    quota(kubernetes, "no-pods", pods="0")
+    kubernetes.make_quota("no-pods", pods="0")
     with make_run(namespace="no-pods") as run:
         job = command(run, "true")
         with pytest.raises(JobInfrastructureError, match=r"FailedCreate.*exceeded quota: q"):
@@ -507,7 +473,7 @@ def test_quota_on_pods_ends_a_job_that_gets_none_naming_it(make_run: RunMaker, k
 
 
 def test_quota_that_our_own_jobs_use_up_is_waited_for(make_run: RunMaker, kubernetes: Cluster) -> None:
-    quota(kubernetes, "one-job", **{"count_jobs.batch": "1"})
+    kubernetes.make_quota("one-job", **{"count_jobs.batch": "1"})
     with make_run(namespace="one-job") as run:
         jobs = run.submit([command_work(f"echo {number}", JobSpec()) for number in range(3)])
         assert [job.result(90).stdout for job in jobs] == ["0\n", "1\n", "2\n"]

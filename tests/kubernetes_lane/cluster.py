@@ -216,6 +216,39 @@ class Cluster:
         path.write_text(pki.kubeconfig(self._run / "pki", self.server, {"token": raw}, namespace))
         return path
 
+    def make_team(self, name: str, rules: list[dict[str, list[str]]], path: Path) -> Path:
+        """Make a namespace with an account that may do what the rules say, and give its kubeconfig."""
+        meta = {"name": "worker", "namespace": name}
+        rbac = "rbac.authorization.k8s.io"
+        self.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
+            {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "RoleBinding",
+                "metadata": meta,
+                "subjects": [{"kind": "ServiceAccount", **meta}],
+                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "worker"},
+            },
+        )
+        ready = ("-n", name, "get", "sa", "worker", "-o", "jsonpath={.secrets[0].name}")
+        self.wait_for("a token", lambda: bool(self.kubectl(*ready, check=False)), 30)
+        return self.kubeconfig_of("worker", name, path)
+
+    def make_quota(self, namespace: str, **hard: str) -> None:
+        """Make a namespace with a quota that is in force; ``count_jobs.batch`` stands for ``count/jobs.batch``."""
+        meta = {"name": "q", "namespace": namespace}
+        spec = {"hard": {name.replace("_", "/"): value for name, value in hard.items()}}
+        self.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+            {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec},
+        )
+        words = ("-n", namespace, "get", "resourcequota", "q", "-o", "jsonpath={.status.hard}")
+        self.wait_for("the quota", lambda: "{" in self.kubectl(*words, check=False), 30)
+        account = ("-n", namespace, "get", "sa", "default")
+        self.wait_for("the account", lambda: bool(self.kubectl(*account, check=False)), 30)
+
     def kill_api_server(self) -> None:
         """Kill the API server with SIGKILL."""
         self._stop("kube-apiserver", signal.SIGKILL)
