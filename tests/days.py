@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pytest_clusterjobs.clusters import base
+from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import JobState
@@ -26,6 +31,19 @@ def run_on(backend: str, workdir: Path, **settings: Any) -> Iterator[Run]:
     finally:
         report = run.close()
     assert report.leaked == []
+
+
+@contextmanager
+def own_cluster(kind: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[RunningCluster]:
+    """Give a throw-away cluster to do harm to, with this process's environment pointing to it."""
+    name = f"days-{os.getpid()}"
+    cluster = base.up(kind, name=name, **options)
+    try:
+        for variable, value in cluster.environment.items():
+            monkeypatch.setenv(variable, value)
+        yield cluster
+    finally:
+        base.down(kind, name)
 
 
 def call(run: Run, function: Callable[..., Any], *args: Any, **resources: Any) -> Job[Any]:

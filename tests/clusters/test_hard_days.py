@@ -8,19 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_clusterjobs.clusters import base
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import JobFailed, JobInfrastructureError, SpecError, StoreError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
-from tests.days import run_on
+from tests.days import own_cluster, run_on
 from tests.watching import wait_for
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: mounts a file system, or gives a file away")
@@ -128,33 +128,34 @@ def test_working_directory_that_the_node_lacks_is_told(
     assert "gone" in str(job.exception())
 
 
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """Give a folder that is a disk of its own."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, timeout=10)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, timeout=10)
+
+
 @needs_root
 def test_full_disk_is_a_store_error_that_names_the_file(backend: str, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", small], check=True, timeout=10)
-    try:
+    with mounted(tmp_path / "small", "size=2m") as small:
         run = Run(Settings(workdir=str(small / "work")))
         run.select(backend)
         with pytest.raises(StoreError, match="No space left"):
             call(run, len, bytes(4 * 2**20))
         run.close()
-    finally:
-        subprocess.run(["umount", "-l", small], check=True, timeout=10)
 
 
 @needs_root
 def test_read_only_disk_is_a_store_error(backend: str, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=2m", "none", small], check=True, timeout=10)
-    try:
+    with mounted(tmp_path / "small", "ro,size=2m") as small:
         run = Run(Settings(workdir=str(small / "work")))
         run.select(backend)
         with pytest.raises(StoreError, match="Read-only"):
             call(run, len, [1])
-    finally:
-        subprocess.run(["umount", "-l", small], check=True, timeout=10)
 
 
 @needs_root
@@ -187,12 +188,8 @@ def test_result_damaged_on_the_way_is_refused(run: Run) -> None:
 @pytest.fixture
 def mortal_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCluster]:
     """A Slurm of its own: one that was killed may give a job id twice."""
-    name = f"mortal-{os.getpid()}"
-    cluster = base.up("slurm", name=name, nodes=1, tick_ms=50)
-    for variable, value in cluster.environment.items():
-        monkeypatch.setenv(variable, value)
-    yield cluster
-    base.down("slurm", name)
+    with own_cluster("slurm", monkeypatch, nodes=1, tick_ms=50) as cluster:
+        yield cluster
 
 
 @pytest.mark.cluster_lane("slurm")

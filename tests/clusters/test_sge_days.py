@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_clusterjobs.clusters import base, processes
+from pytest_clusterjobs.clusters import processes
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import (
@@ -29,7 +29,7 @@ from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
-from tests.days import command, output_of, run_on, started
+from tests.days import command, output_of, own_cluster, run_on, started
 from tests.watching import frozen, wait_for
 
 pytestmark = [pytest.mark.cluster_lane("sge"), pytest.mark.usefixtures("sge")]
@@ -221,11 +221,7 @@ def test_lost_reply_to_an_array_is_repaired_by_its_name(
 
 
 def test_dead_qmaster_is_told_by_the_probe_and_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"days-{os.getpid()}"
-    cluster = base.up("sge", name=name, slots=2)
-    try:
-        for variable, value in cluster.environment.items():
-            monkeypatch.setenv(variable, value)
+    with own_cluster("sge", monkeypatch, slots=2) as cluster:
         run = Run(Settings(workdir=str(tmp_path / "work"), command_timeout_s=5))
         run.select("sge")
         job = started(run, "sleep 1; echo done")
@@ -239,17 +235,11 @@ def test_dead_qmaster_is_told_by_the_probe_and_costs_no_result(tmp_path: Path, m
         assert "the queue master does not answer" in probe.reason
         assert "unable to send message to qmaster" in probe.reason
         late.close()
-    finally:
-        base.down("sge", name)
 
 
 def test_dead_execution_daemon_is_the_end_of_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shepherds go on, and a new daemon finds them."""
-    name = f"days-{os.getpid()}"
-    cluster = base.up("sge", name=name, slots=2)
-    try:
-        for variable, value in cluster.environment.items():
-            monkeypatch.setenv(variable, value)
+    with own_cluster("sge", monkeypatch, slots=2) as cluster:
         run = Run(Settings(workdir=str(tmp_path / "work"), lost_after_s=4, command_timeout_s=5))
         run.select("sge")
         release = tmp_path / "release"
@@ -265,5 +255,3 @@ def test_dead_execution_daemon_is_the_end_of_no_job(tmp_path: Path, monkeypatch:
         report = run.close()
         assert set(report.leaked) == {f"sge:{job.native_id}", f"sge:{waiting.native_id}"}
         assert any("cancelled 60 s ago" in problem for problem in report.problems)
-    finally:
-        base.down("sge", name)

@@ -19,7 +19,7 @@ from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.work import Work, command_work
-from tests.days import output_of, run_on, started
+from tests.days import output_of, own_cluster, run_on, started
 from tests.watching import wait_for
 
 pytestmark = pytest.mark.cluster_lane("slurm")
@@ -85,11 +85,7 @@ def test_limit_on_submitted_jobs_makes_the_rest_wait_with_us(run: Run) -> None:
     os.getuid() != 0 or not os.path.isdir("/sys/fs/cgroup/memory"), reason="needs root and cgroup v1: enforcing memory"
 )
 def test_memory_limit_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"cgroup-{os.getpid()}"
-    site = base.up("slurm", name=name, nodes=1, cpus=2, tick_ms=50, cgroup=True)
-    try:
-        for variable, value in site.environment.items():
-            monkeypatch.setenv(variable, value)
+    with own_cluster("slurm", monkeypatch, nodes=1, cpus=2, tick_ms=50, cgroup=True):
         run = Run(Settings(workdir=str(tmp_path / "work")))
         run.select("slurm")
         job = run.submit_call(lambda: len(bytearray(400 * 2**20)), (), {}, make_spec(memory="100MB"))
@@ -97,5 +93,3 @@ def test_memory_limit_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.Monke
             job.result(60)
         assert (job.reason, job.record.native_word) == (ExitReason.OUT_OF_MEMORY, "OUT_OF_MEMORY")
         assert run.close().leaked == []
-    finally:
-        base.down("slurm", name)

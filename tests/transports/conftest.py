@@ -1,8 +1,11 @@
-"""The machine that the tests of the SSH transport reach, and the way there."""
+"""The machine that the tests of the SSH transport reach, the way there, and words to find processes by."""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +13,17 @@ from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.transports.ssh import SSHTransport
 from tests.conftest import booted
 from tests.transports.far import reached
+from tests.watching import with_word
+
+
+@pytest.fixture
+def token() -> Iterator[str]:
+    """Give a word for command lines; what still bears it in the end is ended."""
+    made = f"cj-token-{secrets.token_hex(8)}"
+    yield made
+    for pid in with_word(made):
+        with suppress(OSError):
+            os.kill(pid, 9)
 
 
 @pytest.fixture(scope="session")

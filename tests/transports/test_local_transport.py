@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +25,6 @@ is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a dir
 @pytest.fixture
 def here() -> LocalTransport:
     return LocalTransport()
-
-
-@pytest.fixture
-def token() -> Iterator[str]:
-    """Give a word for command lines; what still bears it in the end is ended."""
-    made = f"cj-token-{secrets.token_hex(8)}"
-    yield made
-    for pid in with_word(made):
-        with suppress(OSError):
-            os.kill(pid, 9)
 
 
 # ---------------------------------------------------------------- commands

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,16 +63,6 @@ HARD_WORDS = [
     ],
     *["EOF", "\\'", "'\\''", "x" * 5000, "\udcff\udc81\udc88"],
 ]
-
-
-@pytest.fixture
-def token() -> Iterator[str]:
-    """Give a word for command lines; what still bears it in the end is ended."""
-    made = f"cj-token-{secrets.token_hex(8)}"
-    yield made
-    for pid in with_word(made):
-        with suppress(OSError):
-            os.kill(pid, 9)
 
 
 def echoed(way: SSHTransport, words: list[str]) -> list[str]:
