@@ -43,6 +43,9 @@ class ApiError(CommandError):
         self.args = (message, status, reason, command)  # what it is made again from: it survives pickling
         self.status, self.reason = status, reason
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n  answer: {self.status} {self.reason}"
+
 
 class Stream:
     """An answer that goes on until the server ends it. One thread reads it; any may stop it."""

@@ -252,6 +252,4 @@ def test_dead_execution_daemon_is_the_end_of_no_job(tmp_path: Path, monkeypatch:
         waiting = command(run, "true", queue_timeout=3)
         with pytest.raises(QueueTimeout, match="queue_timeout of 3 s"):
             waiting.result(100)  # Grid Engine has given it to the dead daemon, and cannot delete it without it
-        report = run.close()
-        assert set(report.leaked) == {f"sge:{job.native_id}", f"sge:{waiting.native_id}"}
-        assert any("cancelled 60 s ago" in problem for problem in report.problems)
+        assert f"sge:{job.native_id}" in run.close().leaked  # the dead daemon cannot tell that it has ended

@@ -16,10 +16,10 @@ def test_all_backends_are_listed_and_any_that_answers_is_enough(suite: pytest.Py
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "backend    available  version * nodes  partitions",
-            "local      yes        local * 1      -",
-            "answering  yes        answering 1.0 * 2      main?, debug",
-            "silent     no         sbatch-silent not found on PATH",
+            "backend     available  version * nodes  partitions",
+            "local       yes        local * 1      -",
+            "answering   yes        answering 1.0 * 2      main?, debug",
+            "silent      no         sbatch-silent not found on PATH",
         ]
     )
     result.stdout.no_fnmatch_line("*test session starts*")
