@@ -120,11 +120,11 @@ class TestUpAndDown:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_ended_in_the_middle_it_leaves_nothing(self, clusters: Path, number: signal.Signals) -> None:
+        link = clusters / "sge-default"
         for _ in range(5):  # on a busy machine it may be up before our signal comes
             with subprocess.Popen([*CLUSTERJOBS, "up", "sge"], stdout=subprocess.PIPE) as booting:
-                directory = clusters / "sge-default"
-                wait_until(lambda: (directory.resolve() / "run" / "qmaster.process").exists(), "a queue master")
-                directory = directory.resolve()
+                wait_until(lambda: (link.resolve() / "run" / "qmaster.process").exists(), "a queue master")
+                directory = link.resolve()
                 booting.send_signal(number)
                 output, _ = booting.communicate(timeout=WITHIN_S)
             if booting.returncode:
