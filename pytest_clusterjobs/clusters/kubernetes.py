@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytest_clusterjobs.clusters import lifecycle, places
 from pytest_clusterjobs.clusters.base import ClusterBootError, RunningCluster
 from pytest_clusterjobs.clusters.kubernetes_options import TOOLS, KubernetesClusterOptions
 from pytest_clusterjobs.clusters.slurm_programs import run
-from pytest_clusterjobs.core.errors import ConfigError
-from pytest_clusterjobs.core.naming import nearest
 
 __all__ = ["KubernetesClusterOptions", "boot", "down", "names", "running", "up"]
 
@@ -26,22 +23,6 @@ _TOOL_VARIABLE = "CLUSTERJOBS_KUBERNETES_TOOL"
 _ENGINES = ("docker", "podman", "nerdctl")
 _ENGINE_S, _DELETE_S, _LOAD_S = 20.0, 120.0, 300.0
 _ANSWERS_WITHIN_S = 20.0
-
-
-def boot(name: str, options: Mapping[str, Any]) -> RunningCluster:
-    """Start the cluster, or give it when it is up; ``options`` are the asked-for fields of `KubernetesClusterOptions`.
-
-    Raises:
-        ConfigError: There is no such option, or a value is impossible.
-        ClusterBootError: See ``up``.
-    """
-    known = {field.name for field in fields(KubernetesClusterOptions)} - {"name"}
-    for key in options:
-        if key not in known:
-            raise ConfigError(
-                f"a Kubernetes cluster has no option {key!r}{nearest(key, known)}; known: {', '.join(sorted(known))}"
-            )
-    return up(KubernetesClusterOptions(name=name, **options), asked=options.keys())
 
 
 def up(options: KubernetesClusterOptions, *, asked: Collection[str] | None = None) -> RunningCluster:
@@ -102,11 +83,6 @@ def running() -> list[RunningCluster]:
     ]
 
 
-def names() -> list[str]:
-    """List the names of all Kubernetes clusters that were started and not taken down, whether or not they live."""
-    return lifecycle.names(_KIND)
-
-
 def find_tool(wanted: str = "") -> str:
     """Give the tool to use: the wanted one, or the first that is installed with a container engine that answers.
 
@@ -160,3 +136,5 @@ def _trouble(environment: Mapping[str, str]) -> str:
 
 
 _KIND = lifecycle.Kind("kubernetes", 0, _trouble, lambda _pid, _directory: False)
+boot = partial(lifecycle.boot, up, KubernetesClusterOptions, "a Kubernetes cluster")
+names = partial(lifecycle.names, _KIND)
