@@ -161,6 +161,20 @@ class _Cluster:
         with _run().gather(max_concurrent):
             yield
 
+    def reconnect(self, run_id: str) -> list[Job[Any]]:
+        """Give the jobs of a run whose process has died, as far as it has not seen them end. They are this run's now.
+
+        Args:
+            run_id: The dead run's: ``job.record.run_id``, and what follows ``cj-`` in its jobs' names.
+
+        Raises:
+            UsageError: The run is unknown here, still lives or ended in order, or its backend cannot do it.
+            BackendError: A scheduler did not answer. Nothing has changed; try again.
+        """
+        from pytest_clusterjobs.engine.reconnect import reconnect
+
+        return reconnect(_run(), run_id)
+
 
 cluster = _Cluster()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -180,6 +182,18 @@ class Stage:
         self.start(job)
         return job
 
+    def change_facts(self, **changes: Any) -> None:
+        """Change what the first run's file says of its owner."""
+        path = Path(self.runs[0].store.run_file)
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    def die(self) -> None:
+        """Have the process of all runs die without a word: another one may be started."""
+        process = subprocess.Popen(["true"])
+        process.wait()
+        self.change_facts(pid=process.pid)
+        self.runs = []
+
     def pass_time(self, seconds: float, step_s: float = 0.25) -> None:
         """Let time pass, with a round of everybody at each step."""
         end = self.clock.now + seconds
@@ -189,7 +203,7 @@ class Stage:
 
     def turn(self) -> None:
         """Have one round of everybody, at this very time."""
-        for run in self.runs:
+        for run in [each for own in self.runs for each in (own, *own.resumed)]:
             for clerk in list(run._clerks.values()):
                 clerk.step(self.clock.now)
             run._monitor.step(self.clock.now)
@@ -198,13 +212,13 @@ class Stage:
 
     def start(self, job: Job[Any]) -> None:
         """Have a job announce its start, and the queue show it."""
-        Path(f"{self.run.store.mark(job.job_id)}.start").touch()
+        Path(f"{job._run.store.mark(job.job_id)}.start").touch()
         self.backend.says(job.native_id, RUNNING)
         self.turn()
 
     def mark(self, job: Job[Any], code: int | str) -> None:
         """Have a job's script leave its exit code."""
-        Path(self.run.store.mark(job.job_id)).write_text(str(code))
+        Path(job._run.store.mark(job.job_id)).write_text(str(code))
 
     def envelope(self, job: Job[Any], value: object = None, **header: Any) -> None:
         """Have a job leave a result."""

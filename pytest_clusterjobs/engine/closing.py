@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_clusterjobs.backends.base import ENVIRONMENT, Backend, Capability
 from pytest_clusterjobs.core.errors import ClusterJobsError
@@ -40,6 +40,12 @@ class CloseReport:
 
 def close(run: Run, report: CloseReport) -> None:
     """Do all of it. Nothing here stops at an error; each is put into the report."""
+    for resumed in run.resumed:
+        own = resumed.close()
+        report.cancelled += own.cancelled
+        report.leaked += own.leaked
+        report.kept += own.kept
+        report.problems += own.problems
     left = run.ledger.unfinished()
     for tracked in left:
         tracked.cancel_reason = tracked.cancel_reason or ExitReason.CANCELLED
@@ -47,7 +53,7 @@ def close(run: Run, report: CloseReport) -> None:
         report.cancelled.append(tracked.job.record)
     for backend in run.open_backends():
         ids = [tracked.job.native_id for tracked in left if tracked.backend is backend and tracked.accepted is not None]
-        if not any(record.backend == run.place_of(backend).name for record in run.records):
+        if not any(record.backend == run.place_of(backend).name for record in run.ledger.records):
             continue
         _guarded(report, backend, ids)
         if Capability.DETACHED in backend.capabilities:
@@ -121,7 +127,7 @@ def adopt(run: Run, worker: str) -> list[str]:
     return gone
 
 
-def journal_lines(run: Run, path: str) -> Iterable[dict[str, object]]:
+def journal_lines(run: Run, path: str) -> Iterable[dict[str, Any]]:
     """Give a journal's lines; one that was cut off by a crash is left out."""
     import json
 
@@ -135,22 +141,23 @@ def journal_lines(run: Run, path: str) -> Iterable[dict[str, object]]:
 
 def _fetch_kept(run: Run, report: CloseReport, backend: Backend) -> None:
     name = run.place_of(backend).name
-    own = [record for record in run.records if record.backend == name and record.native_id and _is_kept(run, record)]
+    own = [record for record in run.ledger.records if record.backend == name and record.native_id]
     try:
-        backend.fetch_kept([record.native_id for record in own])
+        backend.fetch_kept([record.native_id for record in own if _is_kept(run, record)])
     except ClusterJobsError as error:
         report.problems.append(f"{name}: {error.args[0]}")
 
 
 def _tidy(run: Run, report: CloseReport) -> None:
-    for record in run.records if run.store.exists else ():
+    for record in run.ledger.records if run.store.exists else ():
         record.is_kept = _is_kept(run, record)
         if record.is_kept:
             report.kept.append(record.directory)
-    kept = tuple(report.kept)
+    kept = tuple(record.directory for record in run.ledger.records if record.is_kept)
     for name, ferry in run.ferries.items():
         try:
-            ferry.close([record.directory for record in run.records if record.is_kept and record.backend == name])
+            own = [record for record in run.ledger.records if record.backend == name]
+            ferry.close([record.directory for record in own if record.is_kept])
         except ClusterJobsError as error:
             report.problems.append(f"{name}: {error.args[0]}")
     if not run.store.exists:

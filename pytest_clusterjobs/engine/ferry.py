@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -118,9 +118,7 @@ class Ferry:
             self._is_there = True
             jobs = map(os.path.basename, submission.markers)
             self._directories.update(zip(jobs, submission.directories, strict=True))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="clusterjobs-ferry", daemon=True)
-                self._thread.start()
+            self._start()
         return dataclasses.replace(
             submission,
             directories=tuple(map(self.far, submission.directories)),
@@ -129,6 +127,18 @@ class Ferry:
             runner=self.far(submission.runner),
             python=self._python(submission.python),
         )
+
+    def resume(self, directories: Mapping[str, str]) -> None:
+        """Watch jobs that an earlier process has carried there: their directories here, by our ids."""
+        with self._lock:
+            self._is_there = True
+            self._directories.update(directories)
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="clusterjobs-ferry", daemon=True)
+            self._thread.start()
 
     def _python(self, python: str) -> str:
         return absolute_there(self.transport, python, self._timeout_s) if python.startswith("~") else python

@@ -59,8 +59,20 @@ class Ledger:
                     self.jobs.append(tracked.job)
                 self._unfinished[tracked.job.job_id] = tracked
         self.store.journal(
-            "intent", name=submission.name, backend=batch.place, jobs=ids, directory=submission.directory
+            "intent",
+            name=submission.name,
+            backend=batch.place,
+            jobs=ids,
+            names=[tracked.job.record.name for tracked in batch.members],
+            directory=submission.directory,
+            spec=submission.spec.to_dict(),
         )
+
+    def take_over(self, tracked: Tracked) -> None:
+        """Take in a job that another process has submitted and not seen end."""
+        with self.lock:
+            self.records.append(tracked.job.record)
+            self._unfinished[tracked.job.job_id] = tracked
 
     def unfinished(self, backend: Backend | None = None) -> list[Tracked]:
         """Give the unfinished jobs, of one backend or of all."""
@@ -78,7 +90,8 @@ class Ledger:
     def accept(self, batch: Batch, native_ids: Sequence[str], command: str) -> None:
         """Take note that the scheduler has accepted a batch."""
         now, moment = self._clock(), utc_now()
-        self.store.journal("submitted", name=batch.submission.name, backend=batch.place, ids=list(native_ids))
+        name = batch.submission.name
+        self.store.journal("submitted", name=name, backend=batch.place, ids=list(native_ids), at=moment.isoformat())
         with self.lock:
             for tracked, native_id in zip(batch.members, native_ids, strict=True):
                 record = tracked.job.record

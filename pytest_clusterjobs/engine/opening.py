@@ -51,6 +51,17 @@ def open_backend(place: Place, settings: Settings, run_name: str = "") -> Backen
     return registry.create(place.backend, transport, own)
 
 
+def refuse_other(place: Place, settings: Settings) -> None:
+    """Raise `ConfigError` where a profile wants something else of the run than it has."""
+    for key in ("workdir", "max_jobs"):
+        own, ours = getattr(place, key), getattr(settings, key)
+        if own is not None and own != ours and not (place.host and key == "workdir"):
+            raise ConfigError(
+                f"the profile {place.name!r} has {key}={own!r}, and this run has {ours!r}; it is one for the whole "
+                f"run: select the profile for it with --cluster={place.name}, or give CLUSTERJOBS_{key.upper()}"
+            )
+
+
 def _ways(place: Place) -> tuple[FarTransport, ...]:
     variable = registry.host_variable(place.backend)
     if variable is None and len(place.host) > 1:

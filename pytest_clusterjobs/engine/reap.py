@@ -18,8 +18,8 @@ from pytest_clusterjobs.engine import ferry
 from pytest_clusterjobs.engine.closing import wait_until_gone
 from pytest_clusterjobs.engine.opening import backend_alone, open_backend
 from pytest_clusterjobs.engine.probe import ask
-from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, boot_id, process_start, remove_empty_workdir
-from pytest_clusterjobs.transports.base import FarTransport
+from pytest_clusterjobs.engine.store import JOURNAL, RUN_FILE, Store, boot_id, process_start, remove_empty_workdir
+from pytest_clusterjobs.transports.base import FarTransport, Transport
 from pytest_clusterjobs.transports.local import LocalTransport
 
 
@@ -69,14 +69,27 @@ def reap_workdir(
             continue
         reports.append(report)
         if report.status == "dead" or (kept_too and facts.get("is_closed")):
-            for place, workers in _places_of(transport, directory).items():
-                _reap_place(place, report, places, workers)
-            if not keep and not report.problems and not report.left:
-                transport.remove(directory)
-                report.is_removed = True
+            _reap_dead(report, Store(transport, workdir, name, "main", os.getpid()), facts, places, keep=keep)
     if not keep:
         remove_empty_workdir(transport, workdir)
     return reports
+
+
+def _reap_dead(
+    report: ReapReport, store: Store, facts: dict[str, Any], places: Callable[[str], Place], *, keep: bool
+) -> None:
+    with store.locked("owner"):
+        now = store.read_json(store.run_file)
+        if now != facts:
+            report.status = (now and why_spared(now)) or "removed by another process"  # or taken over, by reconnect
+            return
+        for place, workers in places_of(store.transport, store.root).items():
+            _reap_place(place, report, places, workers)
+        if keep or report.problems or report.left:
+            return
+        store.mark_closed()  # nobody may take it over any more
+    store.transport.remove(store.root)
+    report.is_removed = True
 
 
 def reap_run(run_id: str, names: Sequence[str], places: Callable[[str], Place] = backend_alone) -> ReapReport:
@@ -110,7 +123,7 @@ def why_spared(facts: dict[str, Any]) -> str:
     return ""
 
 
-def _places_of(transport: LocalTransport, directory: str) -> dict[str, list[str]]:
+def places_of(transport: Transport, directory: str) -> dict[str, list[str]]:
     """Give the places that a run used, by name, each with the workers that used it."""
     found: dict[str, list[str]] = {}
     for worker in transport.list_names(directory):

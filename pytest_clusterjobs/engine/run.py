@@ -15,7 +15,7 @@ from typing import Any
 from pytest_clusterjobs.backends.base import Backend, Capability, Submission
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import ConfigError, UsageError
+from pytest_clusterjobs.core.errors import UsageError
 from pytest_clusterjobs.core.naming import slug
 from pytest_clusterjobs.core.record import JobRecord
 from pytest_clusterjobs.core.spec import JobSpec, lay_over
@@ -29,7 +29,7 @@ from pytest_clusterjobs.engine.ferry import Ferry, name_there
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.ledger import Ledger
 from pytest_clusterjobs.engine.monitor import Monitor
-from pytest_clusterjobs.engine.opening import FAR_PYTHON, backend_alone, open_backend
+from pytest_clusterjobs.engine.opening import FAR_PYTHON, backend_alone, open_backend, refuse_other
 from pytest_clusterjobs.engine.probe import Probe
 from pytest_clusterjobs.engine.room import Room
 from pytest_clusterjobs.engine.store import Store
@@ -76,7 +76,8 @@ class Run:
         self.run_id = run_id or secrets.token_hex(4)
         self.worker = worker
         self.settings = settings
-        self._clock = clock
+        #: Gives the time in seconds that limits and questions go by.
+        self.clock = clock
         self._owner_pid = os.getpid() if worker == "main" else os.getppid()
         #: Called about once a second, in a thread that waits, with the unfinished jobs.
         self.on_wait: Callable[[Sequence[JobRecord]], None] | None = None
@@ -105,6 +106,8 @@ class Run:
         self._gathering: list[_Made] | None = None
         self._gathering_limit: int | None = None
         self._report: CloseReport | None = None
+        #: Dead runs that were taken over, each a worker's part.
+        self.resumed: list[Run] = []
 
     # ------------------------------------------------------------ what it is
 
@@ -115,8 +118,8 @@ class Run:
 
     @property
     def records(self) -> list[JobRecord]:
-        """Every job of this process, in order of submission."""
-        return self.ledger.records
+        """Every job of this process, in order of submission; then those that were reconnected to."""
+        return [record for each in (self, *self.resumed) for record in each.ledger.records]
 
     @property
     def problems(self) -> list[str]:
@@ -182,7 +185,7 @@ class Run:
                 self._backends[name] = backend
                 if isinstance(backend.transport, FarTransport) and backend.shares_files:
                     self.ferries[name] = Ferry(self.store, backend.transport, place, backend.settings.command_timeout_s)
-                self._clerks[name] = Clerk(self, backend, self._clock, self.ferries.get(name))
+                self._clerks[name] = Clerk(self, backend, self.clock, self.ferries.get(name))
             return self._backends[name]
 
     def probe(self, name: str) -> Probe:
@@ -253,17 +256,21 @@ class Run:
             PayloadError: Something cannot be sent to the node.
             SubmitError: The scheduler refused.
         """
-        refuse_now()
-        if self.is_orphaned:
-            raise UsageError("the pytest that started this worker has died; no job is submitted any more")
-        if self._report is not None:
-            raise UsageError(f"the run {self.run_id} has ended; no job can be submitted to it any more")
+        self.refuse_now()
         made = [self._make_job(work, depends_on) for work in works]
         if self._gathering is not None:
             self._gathering += made
         else:
             self._submit_groups(made, max_concurrent)
         return [each.job for each in made]
+
+    def refuse_now(self) -> None:
+        """Raise `UsageError` where no job may be submitted to this run."""
+        refuse_now()
+        if self.is_orphaned:
+            raise UsageError("the pytest that started this worker has died; no job is submitted any more")
+        if self._report is not None:
+            raise UsageError(f"the run {self.run_id} has ended; no job can be submitted to it any more")
 
     @contextmanager
     def gather(self, max_concurrent: int | None = None) -> Iterator[None]:
@@ -293,7 +300,7 @@ class Run:
         spec = work.spec if self._defaults is None else lay_over(self._defaults, work.spec)
         work = dataclasses.replace(work, spec=spec)
         place = self.place(spec.backend or self._selected)
-        self._refuse_other(place)
+        refuse_other(place, self.settings)
         if place.defaults is not None:
             spec = lay_over(place.defaults, spec)
             work = dataclasses.replace(work, spec=spec)
@@ -303,16 +310,6 @@ class Run:
         if depends_on:
             record.detail = "waits for " + ", ".join(other.record.name for other in depends_on)
         return _Made(job, work, backend, tuple(depends_on))
-
-    def _refuse_other(self, place: Place) -> None:
-        """Raise `ConfigError` where a profile wants something else of the run than it has."""
-        for key in ("workdir", "max_jobs"):
-            own, ours = getattr(place, key), getattr(self.settings, key)
-            if own is not None and own != ours and not (place.host and key == "workdir"):
-                raise ConfigError(
-                    f"the profile {place.name!r} has {key}={own!r}, and this run has {ours!r}; it is one for the whole "
-                    f"run: select the profile for it with --cluster={place.name}, or give CLUSTERJOBS_{key.upper()}"
-                )
 
     def _submit_groups(self, made: Sequence[_Made], max_concurrent: int | None) -> None:
         groups: dict[tuple[str, JobSpec, tuple[Job[Any], ...]], list[_Made]] = {}
@@ -355,7 +352,7 @@ class Run:
         ids = [base] if len(members) == 1 else [f"{base}.{index}" for index in range(len(members))]
         is_durable = Capability.DETACHED in backend.capabilities
         paths = prepare(self.store, works, ids, directory, is_durable=is_durable, shares_files=backend.sees_files)
-        now, tracked = self._clock(), []
+        now, tracked = self.clock(), []
         for made, job_id, path in zip(members, ids, paths, strict=True):
             record = made.job.record
             record.job_id, record.directory, record.name = job_id, path, name_of(self.run_id, job_id, made.work)
@@ -485,7 +482,7 @@ class Run:
         """Take in marks and changes now."""
         for ferry in self.ferries.values() if self.ledger.unfinished() else ():
             ferry.sweep()
-        self._monitor.step(self._clock())
+        self._monitor.step(self.clock())
 
     def keep_jobs_of(self, test_id: str) -> None:
         """Treat a test's jobs as failed when directories are kept: the test failed, whatever they did."""

@@ -82,7 +82,7 @@ class Store:
             for path in (self.root, self.directory, self.marks):
                 self.transport.make_directory(path)
             with self.locked("setup"):
-                if self.transport.read(os.path.join(self.root, RUN_FILE)) is None:
+                if self.transport.read(self.run_file) is None:
                     self._ship()
             journal = os.path.join(self.directory, JOURNAL)
             self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -94,9 +94,17 @@ class Store:
             copy = os.path.join(os.path.dirname(self.runner), name)
             shutil.copy2(os.path.join(os.path.dirname(runner.__file__), name), copy)
             py_compile.compile(copy, doraise=True)  # once here, rather than in every job
-        self.transport.write(
-            os.path.join(self.root, RUN_FILE), json.dumps(run_facts(self.run_id, self._owner_pid)).encode()
-        )
+        self.claim()
+
+    @property
+    def run_file(self) -> str:
+        """The file that says who runs it."""
+        return os.path.join(self.root, RUN_FILE)
+
+    def claim(self) -> None:
+        """Write down who runs it, whole or not at all; where it may have another owner, under the lock "owner"."""
+        facts = run_facts(self.run_id, self._owner_pid)
+        runner.write_atomically(self.run_file, json.dumps(facts).encode(), fsync=False)
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
@@ -224,14 +232,18 @@ class Store:
         if not keep:
             self.transport.remove(self.directory)
 
+    def mark_closed(self) -> None:
+        """Write down that nobody runs it any more, and that nothing of it runs."""
+        if (facts := self.read_json(self.run_file)) is not None:
+            self.transport.write(self.run_file, json.dumps({**facts, "is_closed": True}).encode())
+
     def remove_run(self) -> None:
         """Remove what the run's workers shared; the run's directory and the workdir too when nothing is kept there."""
         self.transport.remove(os.path.join(self.root, "shared"))
         if set(self.transport.list_names(self.root)) <= {"node", RUN_FILE}:
             self.transport.remove(self.root)
-        elif (facts := self.read_json(os.path.join(self.root, RUN_FILE))) is not None:
-            facts["is_closed"] = True  # what is left is kept by policy: not for the reaper
-            self.transport.write(os.path.join(self.root, RUN_FILE), json.dumps(facts).encode())
+        else:
+            self.mark_closed()  # what is left is kept by policy: not for the reaper
         remove_empty_workdir(self.transport, os.path.dirname(self.root))
 
 

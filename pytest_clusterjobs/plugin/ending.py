@@ -121,7 +121,7 @@ def last_words(run: Run, session: ClusterSession) -> dict[str, Any]:
     report = run.close()
     ours = [record for record in run.records if _is_news(record)]
     return {
-        "jobs": [record.to_dict() for record in ours],
+        "jobs": [_told(record, run) for record in ours],
         "probes": [
             {
                 "name": probe.name,
@@ -136,6 +136,12 @@ def last_words(run: Run, session: ClusterSession) -> dict[str, Any]:
         "leaked": list(report.leaked),
         "problems": list(report.problems),
     }
+
+
+def _told(record: JobRecord, run: Run) -> dict[str, Any]:
+    """Give a record for the report; the id of a job that was reconnected to tells its run too, to be unique there."""
+    known = record.to_dict()
+    return known if record.run_id == run.run_id else {**known, "job_id": f"{record.run_id}.{record.job_id}"}
 
 
 def _is_news(record: JobRecord) -> bool:

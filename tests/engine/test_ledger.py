@@ -34,7 +34,9 @@ def test_intent_is_in_the_journal_before_the_scheduler_hears_of_it(stage: Stage)
                 "name": job.record.name,
                 "backend": "scripted",
                 "jobs": ["1"],
+                "names": [job.record.name],
                 "directory": job.record.directory,
+                "spec": {"cores": 1},
             }
         ]
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,24 +27,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "_LOOK_AGAIN_S", 0.01)
 
 
-def ended_process() -> int:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def change_facts(stage: Stage, **changes: Any) -> None:
-    path = Path(stage.runs[0].directory, "run.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 @pytest.fixture
 def dead(stage: Stage) -> Stage:
     """Give a run with two jobs whose process has died without a word."""
     for _ in range(2):
         stage.open().submit_command("true", JobSpec())
-    change_facts(stage, pid=ended_process())
-    stage.runs = []
+    stage.die()
     return stage
 
 
