@@ -69,7 +69,10 @@ def reap_workdir(
             continue
         reports.append(report)
         if report.status == "dead" or (kept_too and facts.get("is_closed")):
-            _reap_dead(report, Store(transport, workdir, name, "main", os.getpid()), facts, places, keep=keep)
+            try:
+                _reap_dead(report, Store(transport, workdir, name, "main", os.getpid()), facts, places, keep=keep)
+            except ClusterJobsError as error:  # others are still to be reaped
+                report.problems.append(str(error))
     if not keep:
         remove_empty_workdir(transport, workdir)
     return reports
@@ -82,6 +85,8 @@ def _reap_dead(
         now = store.read_json(store.run_file)
         if now != facts:
             report.status = (now and why_spared(now)) or "removed by another process"  # or taken over, by reconnect
+            if now is None:
+                store.transport.remove(store.root)  # with nothing in it but the lock that was made just now
             return
         for place, workers in places_of(store.transport, store.root).items():
             _reap_place(place, report, places, workers)

@@ -103,7 +103,9 @@ class Store:
 
     def claim(self) -> None:
         """Write down who runs it, whole or not at all; where it may have another owner, under the lock "owner"."""
-        facts = run_facts(self.run_id, self._owner_pid)
+        self._write_facts(run_facts(self.run_id, self._owner_pid))
+
+    def _write_facts(self, facts: Mapping[str, Any]) -> None:
         runner.write_atomically(self.run_file, json.dumps(facts).encode(), fsync=False)
 
     @contextmanager
@@ -115,6 +117,8 @@ class Store:
         lock = FileLock(os.path.join(self.root, "shared", f"{name}.lock"))
         try:
             lock.acquire(timeout=60 if wait else 0)
+        except FileNotFoundError:
+            raise StoreError(f"{lock.lock_file} is gone: another process has removed the run") from None
         except Timeout:
             if wait:
                 raise StoreError(f"the lock {lock.lock_file} was not free within 60 s") from None
@@ -235,7 +239,7 @@ class Store:
     def mark_closed(self) -> None:
         """Write down that nobody runs it any more, and that nothing of it runs."""
         if (facts := self.read_json(self.run_file)) is not None:
-            self.transport.write(self.run_file, json.dumps({**facts, "is_closed": True}).encode())
+            self._write_facts({**facts, "is_closed": True})
 
     def remove_run(self) -> None:
         """Remove what the run's workers shared; the run's directory and the workdir too when nothing is kept there."""

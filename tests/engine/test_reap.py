@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.engine import closing
+from pytest_clusterjobs.engine import reap as reap_module
+from pytest_clusterjobs.engine.opening import backend_alone
 from pytest_clusterjobs.engine.reap import ReapReport, reap_run, reap_workdir, why_spared
-from pytest_clusterjobs.engine.store import run_facts
+from pytest_clusterjobs.engine.store import Store, run_facts
+from pytest_clusterjobs.transports.local import LocalTransport
 
 if TYPE_CHECKING:
     from tests.scripted import Stage
@@ -138,6 +142,26 @@ def test_damaged_run_file_stops_no_other_run_s_cleaning(dead: Stage, text: str) 
     assert "cannot be read" in first.status
     assert damaged.is_dir()
     assert second.is_removed
+
+
+def test_run_that_cannot_be_locked_stops_no_other_run_s_cleaning(dead: Stage) -> None:
+    work = dead.root / "work"
+    (work / "00000000").mkdir()
+    shutil.copy(work / "0badcafe" / "run.json", work / "00000000")
+    (work / "00000000" / "shared").write_text("in the way")
+    first, second = reap_workdir(str(work))
+    assert "cannot make the directory" in first.problems[0]
+    assert second.is_removed
+
+
+def test_run_that_another_reaper_has_removed_leaves_nothing(dead: Stage) -> None:
+    store = Store(LocalTransport(), str(dead.root / "work"), "0badcafe", "main", os.getpid())
+    facts = store.read_json(store.run_file)
+    store.transport.remove(store.root)
+    report = ReapReport("0badcafe")
+    reap_module._reap_dead(report, store, facts, backend_alone, keep=False)
+    assert (report.status, report.is_removed) == ("removed by another process", False)
+    assert not os.path.exists(store.root)
 
 
 def test_other_files_in_the_work_directory_are_not_ours(dead: Stage) -> None:

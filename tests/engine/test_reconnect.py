@@ -375,6 +375,20 @@ def test_neither_reaper_nor_another_run_takes_what_was_taken(stage: Stage) -> No
         reconnect(other, DEAD)
 
 
+def test_run_that_is_removed_meanwhile_is_said_to_be_gone(stage: Stage) -> None:
+    stage.call()
+    run = next_run(stage)
+    store = store_of_the_dead(run)
+    with ThreadPoolExecutor(1) as pool:
+        with store.locked("owner"):
+            late = pool.submit(reconnect, run, DEAD)
+            wait_for(lambda: waiting_for_locks() == 1)
+            store.transport.remove(store.root)
+        with pytest.raises(StoreError, match="gone"):
+            late.result(30)
+    assert not os.path.exists(store.root)
+
+
 def test_reaper_that_saw_the_run_dead_leaves_it_once_it_was_taken_over(stage: Stage) -> None:
     stage.call()
     run = next_run(stage)
