@@ -79,6 +79,8 @@ def reconnect(run: Run, run_id: str) -> list[Job[Any]]:
     with main.store.locked("owner"):
         if _is_ours(run, run_id):  # another thread was faster
             return []
+        if not os.path.exists(main.store.run_file):
+            main.store.remove_run()  # it went while we waited, and the lock has made its directory anew
         _refuse_owned(main)
         parts = [*workers, main]  # main, which removes what all of them share, is closed last
         try:
