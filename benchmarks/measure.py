@@ -210,12 +210,8 @@ def slurm(**options: Any) -> AbstractContextManager[None]:
 
 @contextmanager
 def sshd() -> Iterator[None]:
-    """Have a throw-away sshd whose host runs jobs with this Python.
-
-    Its shell takes itself for one inside another, so that it does not read the user's ~/.bashrc for each command
-    (bash(1), INVOCATION): what that costs is the user's, and would be the floor's alone.
-    """
-    with throw_away("sshd", conf_lines=("SetEnv SHLVL=2",)), tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    """Have a throw-away sshd whose host runs jobs with this Python."""
+    with throw_away("sshd"), tempfile.TemporaryDirectory(prefix="bench-") as folder:
         configuration = Path(folder, "clusterjobs.yaml")
         host, there = os.environ["CLUSTERJOBS_SSH_HOST"], os.path.join(folder, "there")
         profile = {"host": host, "workdir": there, "python": sys.executable}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from pytest_clusterjobs.clusters.sshd_options import SshdClusterOptions
 HOSTS = ("clusterjobs", "clusterjobs-*")
 #: In the environment of every session, with the cluster's directory as value.
 SESSION_MARKER = "CLUSTERJOBS_SSHD_SESSION_OF"
+
+# Bash takes itself for one inside another, and does not read ~/.bashrc for each command (bash(1), INVOCATION). What a
+# user has there may take long, and leave locks when its session is killed, as pyenv does: all later ones wait for them.
+_NO_BASHRC = "SHLVL=2"
 
 _NEEDED = ("sshd", "ssh", "ssh-keygen")
 _PACKAGES = "openssh-server openssh-client"
@@ -115,7 +120,10 @@ class Boot:
 def sshd_config(directory: Path, port: int, user: str, conf_lines: Sequence[str] = ()) -> str:
     """Write what sshd reads. The first line with a keyword counts (sshd_config(5)), so the caller's come first."""
     words = [line.split(None, 1) for line in conf_lines]
-    environment = [f"{SESSION_MARKER}={directory}", *(value for key, value in words if key.lower() == "setenv")]
+    wanted = [value for key, value in words if key.lower() == "setenv"]
+    environment = [f"{SESSION_MARKER}={directory}", *wanted]
+    if not re.search(r"\b(HOME|SHLVL)=", " ".join(wanted)):
+        environment.append(_NO_BASHRC)
     given = [f"{key} {value}" for key, value in words if key.lower() != "setenv"]
     ours = f"""\
 SetEnv {" ".join(environment)}

@@ -180,4 +180,4 @@ class TestTexts:
     def test_lines_of_the_caller_come_before_ours_which_would_win_otherwise(self) -> None:
         text = sshd_config(Path("/d"), 1, "me", ("Setenv A=1", "MaxSessions 3"))
         assert text.index("MaxSessions 3") < text.index("MaxSessions 100")
-        assert "\nSetEnv CLUSTERJOBS_SSHD_SESSION_OF=/d A=1\n" in text
+        assert "\nSetEnv CLUSTERJOBS_SSHD_SESSION_OF=/d A=1 SHLVL=2\n" in text
