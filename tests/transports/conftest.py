@@ -29,7 +29,7 @@ def token() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def far_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """Give an sshd whose sessions read none of the developer's start-up files."""
-    with booted("sshd", conf_lines=[f"SetEnv HOME={tmp_path_factory.mktemp('home')}"]) as cluster:
+    with booted("sshd", label="transports", conf_lines=[f"SetEnv HOME={tmp_path_factory.mktemp('home')}"]) as cluster:
         yield cluster
 
 
