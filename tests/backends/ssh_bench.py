@@ -18,6 +18,7 @@ from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.clusters.slurm_programs import clean_environment, search_path
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import Settings
+from pytest_clusterjobs.core.state import JobState
 from pytest_clusterjobs.engine.job import Job
 from pytest_clusterjobs.engine.run import Run
 from tests import watching
@@ -141,4 +142,5 @@ def backend_of(run: Run) -> SshBackend:
 def says(job: Job[Any], text: str = "\n") -> str:
     """Wait until a running job has printed something, and give all that it has printed."""
     wait_for(lambda: text in job.logs().stdout, f"{text!r} from {job}")
+    wait_for(lambda: job.state is not JobState.PENDING, f"{job} to run")  # told a moment after it has begun
     return job.logs().stdout
