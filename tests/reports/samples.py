@@ -23,7 +23,7 @@ def job(number: int, **changes: Any) -> dict[str, Any]:
         name=f"cj-1a2b3c4d-{number}-simulate",
         backend="pbs" if number % 3 == 2 else "slurm",
         spec=make_spec(cores=4, memory="1GB", time="00:05:00"),
-        directory=f"/work/1a2b3c4d/main/{number}-simulate",
+        directory=f"/jobs/1a2b3c4d/main/{number}-simulate",
         label="simulate",
         native_id=str(40_000 + number),
         state=JobState.FAILED if has_failed else JobState.COMPLETED,

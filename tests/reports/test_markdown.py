@@ -80,7 +80,7 @@ def test_skips_and_what_was_left_are_listed() -> None:
         ReportedTest(f"test_a.py::test_{number}", "skipped", "slurm", reason=f"reason_{number % 2}")
         for number in range(3)
     )
-    report = replace(run_report(0), tests=tests, kept=tuple(f"/work/{number}" for number in range(60)), rerun="")
+    report = replace(run_report(0), tests=tests, kept=tuple(f"/jobs/{number}" for number in range(60)), rerun="")
     text = markdown.render(report)
     assert "### Skipped\n- 2: reason\\_0\n- 1: reason\\_1\n" in text.replace("\n\n", "\n")
     assert (text.count("- kept: "), "- and 10 more" in text) == (50, True)
