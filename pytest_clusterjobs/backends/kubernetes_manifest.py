@@ -45,7 +45,7 @@ SECRET_BYTES = 900 * 2**10
 MAX_SECRETS = 20
 
 _MESSAGE_FILE = "/dev/termination-log"
-_PAYLOAD, _WORK = "/clusterjobs/payload", "/clusterjobs/work"
+_PAYLOAD, _WORK = "/clusterjobs/payload", "/clusterjobs/run"
 _TTL_S = 3600  # for a Job whose client died: the server removes it, where it knows how
 _GRACE_S = 5
 # How long a pod stays bound to a node that does not answer; 300 s unless a pod says otherwise.

@@ -16,7 +16,7 @@ from typing import IO
 from pytest_clusterjobs.backends.base import ENVIRONMENT, Submission
 from pytest_clusterjobs.config.place import Place
 from pytest_clusterjobs.config.settings import WORKDIR_NAME
-from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, StoreError
+from pytest_clusterjobs.core.errors import ClusterJobsError, StoreError
 from pytest_clusterjobs.engine.store import STDERR, STDOUT, Store
 from pytest_clusterjobs.node.runner import ENVELOPE, START
 from pytest_clusterjobs.transports.base import Channel, FarTransport
@@ -71,7 +71,7 @@ class Ferry:
         self._store, self._place, self._timeout_s = store, place, timeout_s
         self._lock = threading.RLock()
         self._root = ""
-        self._is_there = self._stop = False
+        self._is_begun = self._is_there = self._stop = False
         self._known: set[str] = set()
         self._tries: dict[str, int] = {}
         self._directories: dict[str, str] = {}
@@ -111,7 +111,9 @@ class Ferry:
         names = [os.path.relpath(submission.directory, self._store.root)]
         with self._lock:
             if not self._is_there:
-                for path in (self.root, self.far(self._store.marks)):
+                marks = self.far(self._store.marks)
+                self._is_begun = True
+                for path in (self.root, marks):
                     self.transport.make_directory(path)
                 names.append(os.path.relpath(os.path.dirname(self._store.runner), self._store.root))
             self.transport.put(self._store.root, names, self.root, _PATIENCE * self._timeout_s)
@@ -131,7 +133,7 @@ class Ferry:
     def resume(self, directories: Mapping[str, str]) -> None:
         """Watch jobs that an earlier process has carried there: their directories here, by our ids."""
         with self._lock:
-            self._is_there = True
+            self._is_begun = self._is_there = True
             self._directories.update(directories)
             self._start()
 
@@ -188,14 +190,14 @@ class Ferry:
         if self._thread is not None:
             self._thread.join(timeout=self._timeout_s)
         try:
-            if self._is_there:
+            if self._is_begun:
                 if names := [os.path.relpath(path, self._store.root) for path in kept]:
                     secrets = [self.far(os.path.join(path, ENVIRONMENT)) for path in kept]
                     self.transport.run(["rm", "-f", "--", *secrets], self._timeout_s)
                     self.transport.get(self.root, names, self._store.root, _PATIENCE * self._timeout_s)
                 self.transport.remove(self.root)
-                self._is_there = False
-        except BackendError as error:
+                self._is_begun = False
+        except ClusterJobsError as error:
             raise StoreError(f"{self.transport.host}: {self._root} is left there: {error.args[0]}") from error
         finally:
             self.transport.close()

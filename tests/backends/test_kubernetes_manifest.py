@@ -123,7 +123,7 @@ def test_payload_holds_program_order_and_files_and_no_manifest_holds_the_environ
     program, order, body = order_of(manifest.pack(sent, "cj-1", None))
     assert b"def main(payload" in program
     assert order["environment"] == {"TOKEN": "hush", "CLUSTERJOBS_NATIVE_ID": "cj-1"}
-    assert order["argv"] == ["python3", "-u", "/clusterjobs/work/node/start.py", "/clusterjobs/work/main/1-f"]
+    assert order["argv"] == ["python3", "-u", "/clusterjobs/run/node/start.py", "/clusterjobs/run/main/1-f"]
     assert [name for name, _, _ in order["files"]] == ["node/start.py", "main/1-f/order.json"]
     assert body == b'start{"x": 1}'
     assert order["files"][0][1] == os.stat(tmp_path / "node" / "start.py").st_mtime
@@ -133,7 +133,7 @@ def test_payload_holds_program_order_and_files_and_no_manifest_holds_the_environ
 def test_shell_lines_become_a_script_around_the_job(tmp_path: Path) -> None:
     sent = submission(tmp_path, modules=["gcc/13"], prologue="export X=1", epilogue="echo bye")
     _, order, body = order_of(manifest.pack(sent, "cj-1", None))
-    assert order["argv"] == ["sh", "/clusterjobs/work/main/1-f/script.sh"]
+    assert order["argv"] == ["sh", "/clusterjobs/run/main/1-f/script.sh"]
     script = body[-order["files"][-1][2] :].decode()
     lines = script.splitlines()
     assert lines.index("export X=1") < lines.index("cj_code=$?") < lines.index("echo bye")

@@ -41,7 +41,7 @@ class NextDoor(LocalTransport, FarTransport):
 
     def __init__(self) -> None:
         self.host = "next-door"
-        self.is_down = self.is_closed = False
+        self.is_down = self.is_closed = self.is_full = False
         self.channels: list[Channel] = []
         self.fetches = 0
 
@@ -63,6 +63,8 @@ class NextDoor(LocalTransport, FarTransport):
 
     def put(self, source: str, names: Sequence[str], directory: str, timeout_s: float) -> None:
         self.connect()
+        if self.is_full:
+            raise StoreError("no space left on next-door")
         for name in names:
             target = os.path.join(directory, name)
             shutil.rmtree(target, ignore_errors=True)
@@ -242,6 +244,26 @@ def test_close_without_connection_says_what_is_left_where(crossing: Crossing) ->
     crossing.transport.drop()
     with pytest.raises(StoreError, match=f"next-door: {crossing.there}/0badcafe is left there"):
         crossing.ferry.close([str(crossing.here(str(crossing.there)))])
+
+
+def test_what_was_carried_in_part_is_removed_too(crossing: Crossing, tmp_path: Path) -> None:
+    """A disk that is full there, for instance."""
+    crossing.transport.is_full = True
+    with pytest.raises(StoreError, match="no space"):
+        crossing.carry(1)
+    assert (crossing.there / "0badcafe").is_dir()
+    crossing.ferry.close([])
+    assert not (crossing.there / "0badcafe").exists()
+
+
+def test_kept_files_that_cannot_be_fetched_stay_there_and_are_named(crossing: Crossing) -> None:
+    submission = crossing.carry(1)
+    here = crossing.here(submission.directory)
+    shutil.rmtree(here)
+    here.write_text("a file where the directory should be")
+    with pytest.raises(StoreError, match=f"next-door: {crossing.there}/0badcafe is left there: cannot write"):
+        crossing.ferry.close([str(here)])
+    assert Path(submission.directory).is_dir()
 
 
 def test_what_cannot_be_fetched_ends_by_its_code_alone(crossing: Crossing, monkeypatch: pytest.MonkeyPatch) -> None:
