@@ -44,6 +44,13 @@ def booted(kind: str, label: str = "lane", **options: Any) -> Iterator[RunningCl
         base.down(kind, name)
 
 
+def pointed_to(cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
+    """Have this process's environment point to a cluster, and give it."""
+    for variable, value in cluster.environment.items():
+        monkeypatch.setenv(variable, value)
+    return cluster
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Have the pytests that tests run remember their runs here, not in the user's history."""
@@ -63,9 +70,7 @@ def slurm_cluster() -> Iterator[RunningCluster]:
 @pytest.fixture
 def slurm(slurm_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
     """Give the lane's Slurm, with this process's environment pointing to it."""
-    for variable, value in slurm_cluster.environment.items():
-        monkeypatch.setenv(variable, value)
-    return slurm_cluster
+    return pointed_to(slurm_cluster, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +83,7 @@ def sge_cluster() -> Iterator[RunningCluster]:
 @pytest.fixture
 def sge(sge_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
     """Give the lane's Grid Engine, with this process's environment pointing to it."""
-    for variable, value in sge_cluster.environment.items():
-        monkeypatch.setenv(variable, value)
-    return sge_cluster
+    return pointed_to(sge_cluster, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +96,7 @@ def sshd_cluster() -> Iterator[RunningCluster]:
 @pytest.fixture
 def sshd(sshd_cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
     """Give the lane's sshd, with this process's environment pointing to it."""
-    for variable, value in sshd_cluster.environment.items():
-        monkeypatch.setenv(variable, value)
-    return sshd_cluster
+    return pointed_to(sshd_cluster, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -109,10 +110,8 @@ def slurm_site(slurm_cluster: RunningCluster) -> Iterator[RunningCluster]:
 @pytest.fixture
 def slurm_over_ssh(slurm_site: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> RunningCluster:
     """Give the machine of `slurm_site`, with this process's environment pointing to it, and to no Slurm here."""
-    for variable, value in slurm_site.environment.items():
-        monkeypatch.setenv(variable, value)
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    return slurm_site
+    return pointed_to(slurm_site, monkeypatch)
 
 
 @pytest.fixture(scope="session")
