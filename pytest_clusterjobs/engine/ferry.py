@@ -19,7 +19,7 @@ from pytest_clusterjobs.config.settings import WORKDIR_NAME
 from pytest_clusterjobs.core.errors import ClusterJobsError, StoreError
 from pytest_clusterjobs.engine.store import STDERR, STDOUT, Store
 from pytest_clusterjobs.node.runner import ENVELOPE, START
-from pytest_clusterjobs.transports.base import Channel, FarTransport
+from pytest_clusterjobs.transports.base import Channel, FarTransport, hang_up
 
 log = logging.getLogger("pytest_clusterjobs")
 
@@ -243,16 +243,8 @@ class Ferry:
         return has_spoken
 
     def _end_watcher(self) -> None:
-        watcher = self._watcher
-        if watcher is None or watcher.stdin is None:
-            return
-        with suppress(OSError):
-            watcher.stdin.close()
-        try:
-            watcher.wait(timeout=2)
-        except Exception:  # a connection that hangs: the far end sees its own end of it
-            watcher.kill()
-            watcher.wait(timeout=5)
+        if self._watcher is not None:
+            hang_up(self._watcher)
 
     def _take(self, lines: Sequence[str]) -> bool:
         """Make here the marks that are new there, after what belongs to them was fetched; False: try again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -25,6 +26,24 @@ class CommandResult:
 
 #: A command on another machine, as the process here that stands for it, with pipes for its three streams.
 Channel: TypeAlias = "subprocess.Popen[bytes]"
+
+# How long a channel's process here may take to end once its standard input is closed.
+_HANG_UP_S = 2.0
+
+
+def hang_up(channel: Channel) -> None:
+    """End a channel's command, and its process here within a few seconds; the pipes that are read stay open.
+
+    Where the connection hangs the process here is killed: the far command ends when its side of it does.
+    """
+    if channel.stdin is not None:
+        with suppress(OSError):
+            channel.stdin.close()
+    try:
+        channel.wait(timeout=_HANG_UP_S)
+    except subprocess.TimeoutExpired:
+        channel.kill()
+        channel.wait()
 
 
 class Transport(ABC):

@@ -167,7 +167,11 @@ class Master:
                 raise ConnectionLost(message, stderr=self.words())
             chunk = os.read(process.stdout.fileno(), 4096)
             if not chunk:
-                code = process.wait()
+                try:
+                    code = process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:  # it has closed its output, and goes on
+                    process.kill()
+                    code = process.wait()
                 raise self._refusal(code, heard.decode(errors="replace"))
             heard = (heard + chunk)[-65536:]
 
