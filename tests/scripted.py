@@ -76,6 +76,8 @@ class ScriptedBackend(Backend):
         self.makes_lost_jobs = False
         #: True: no question and no cancel is answered.
         self.is_down = False
+        #: What it says to every cancel, all of which it refuses then.
+        self.refusal = ""
         #: True: cancelled jobs leave at once.
         self.obeys = True
         self.array_size = 1000
@@ -130,6 +132,8 @@ class ScriptedBackend(Backend):
             return
         self.cancels.append(sorted(native_ids))
         self._answer()
+        if self.refusal:
+            raise CommandError("exit code 1", self.name, "end them", self.refusal)
         for native_id in native_ids if self.obeys else ():
             if native_id in self.queue and not self.queue[native_id].status.state.is_terminal:
                 self.says(native_id, CANCELLED)

@@ -50,6 +50,11 @@ class ClusterJobsError(Exception):
     #: True: trouble of the cluster, not of the code under test.
     infrastructure: ClassVar[bool] = False
 
+    @property
+    def brief(self) -> str:
+        """The message without its command, for a line of a list; the end of what the command said stays."""
+        return redact(str(self.args[0]) if self.args else type(self).__name__)
+
     def _text(self) -> str:
         return super().__str__()
 
@@ -109,6 +114,11 @@ class BackendError(ClusterJobsError):
     def __init__(self, message: str, backend: str = "", command: str = "", stderr: str = "") -> None:
         super().__init__(message, backend, command, stderr)  # all in args: the error survives pickling
         self.backend, self.command, self.stderr = backend, command, stderr
+
+    @property
+    def brief(self) -> str:
+        said = self.stderr.strip().splitlines()
+        return redact(f"{self.args[0]} ({said[-1].strip()})") if said else super().brief
 
     def _text(self) -> str:
         text = f"{self.backend}: {self.args[0]}" if self.backend else str(self.args[0])

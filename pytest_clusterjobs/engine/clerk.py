@@ -212,15 +212,14 @@ class Clerk:
                     ended = verdict.Verdict(verdict.state_for(reason), reason, tracked.cancel_detail)
                     self._run.ledger.end(tracked, ended, None)
 
-    def _put_off(self, batch: Batch, error: Exception, now: float) -> None:
-        batch.last_error = error
+    def _put_off(self, batch: Batch, error: BackendError, now: float) -> None:
         trouble_s = 0.0 if batch.trouble_since is None else now - batch.trouble_since
         if trouble_s > _OUTAGE_S and not isinstance(error, SubmitLimit):
             self._forget(batch)
             self._run.ledger.refuse(batch, error)
             return
         delay = min(_MAX_RETRY_S, _RETRY_S * 1.5 ** min(batch.tries, 10))
-        self._hold(batch, now, f"waits with us: {error.args[0]}", delay)
+        self._hold(batch, now, f"waits with us: {error.brief}", delay)
 
     def _hold(self, batch: Batch, now: float, why: str, delay_s: float) -> None:
         batch.try_at = now + delay_s
@@ -261,7 +260,7 @@ class Clerk:
         except BackendError as error:
             self._cancel_failures += 1
             self._cancel_at = now + min(_MAX_RETRY_S, _RETRY_S * 1.5 ** min(self._cancel_failures, 10))
-            self._run.ledger.note_problem(f"{self._backend.name}: cannot cancel now, tries again: {error.args[0]}")
+            self._run.ledger.note_problem(f"{self._backend.name}: cannot cancel now, tries again: {error.brief}")
             return
         self._cancel_failures = 0
         del self._unwanted[: len(unwanted)]
@@ -302,7 +301,7 @@ class Clerk:
 
     def _note_outage(self, error: ClusterJobsError) -> None:
         self._run.ledger.note_problem(
-            f"{self._backend.name} does not answer; no job's state is changed: {error.args[0]}"
+            f"{self._backend.name} does not answer; no job's state is changed: {error.brief}"
         )
 
     def _query(self) -> tuple[float, Mapping[str, QueuedJob]] | None:
@@ -358,7 +357,7 @@ class Clerk:
         try:
             self._ferry.fetch([tracked.job.record.directory])
         except ClusterJobsError as error:
-            self._run.ledger.note_problem(f"cannot fetch what {tracked.job.record.name} left: {error.args[0]}")
+            self._run.ledger.note_problem(f"cannot fetch what {tracked.job.record.name} left: {error.brief}")
             return False
         return True
 
@@ -387,7 +386,7 @@ class Clerk:
         try:
             explained = self._backend.explain(tracked.job.native_id) or status
         except ClusterJobsError as error:
-            run.ledger.note_problem(f"{self._backend.name}: cannot explain {tracked.job.record.name}: {error.args[0]}")
+            run.ledger.note_problem(f"{self._backend.name}: cannot explain {tracked.job.record.name}: {error.brief}")
             explained = status
         if explained is not None and not explained.state.is_terminal:
             with run.ledger.lock:

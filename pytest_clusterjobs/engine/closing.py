@@ -79,26 +79,32 @@ def _guarded(report: CloseReport, backend: Backend, ids: list[str]) -> None:
     try:
         backend.cancel(ids)
     except ClusterJobsError as error:
-        report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error.args[0]}")
+        report.problems.append(f"{backend.name}: cannot cancel {len(ids)} jobs: {error.brief}")
 
 
 def wait_until_gone(backend: Backend, problems: list[str], prefix: str) -> list[str]:
     """Cancel every living job whose name starts with ``prefix`` until none is left; gives those that would not go."""
     deadline = time.monotonic() + _GONE_S
-    pause, living = _LOOK_AGAIN_S, ["?"]
-    while living and time.monotonic() < deadline:
+    pause = _LOOK_AGAIN_S
+    living: list[str] = []
+    refusals: dict[str, None] = {}
+    while True:
         try:
             found = backend.query(prefix)
-            living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
-            # A job that ends by itself at this moment needs no cancel, only a little time.
-            if living:
-                backend.cancel(living)
         except ClusterJobsError as error:
-            problems.append(f"{backend.name}: cannot tell whether jobs were left: {error.args[0]}")
-            return []
-        if living:
-            time.sleep(pause)
-            pause = min(2.0, pause * 1.5)
+            problems.append(f"{backend.name}: cannot tell whether jobs were left: {error.brief}")
+            break
+        living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
+        if not living or time.monotonic() > deadline:
+            break
+        try:
+            backend.cancel(living)
+        except ClusterJobsError as error:
+            refusals[f"{backend.name}: cannot cancel what was left: {error.brief}"] = None
+        # A job that ends by itself at this moment needs no cancel, only a little time.
+        time.sleep(pause)
+        pause = min(2.0, pause * 1.5)
+    problems += refusals if living else ()
     return [f"{backend.name}:{native_id}" for native_id in living]
 
 
@@ -117,7 +123,7 @@ def adopt(run: Run, worker: str) -> list[str]:
             living = [native_id for native_id, queued in found.items() if not queued.status.state.is_terminal]
             backend.cancel(living)
         except ClusterJobsError as error:
-            run.ledger.note_problem(f"{name}: cannot cancel what {worker} left: {error.args[0]}")
+            run.ledger.note_problem(f"{name}: cannot cancel what {worker} left: {error.brief}")
             continue
         gone += [f"{name}:{native_id}" for native_id in living]
     Room.forget(run.store, worker)
@@ -145,7 +151,7 @@ def _fetch_kept(run: Run, report: CloseReport, backend: Backend) -> None:
     try:
         backend.fetch_kept([record.native_id for record in own if _is_kept(run, record)])
     except ClusterJobsError as error:
-        report.problems.append(f"{name}: {error.args[0]}")
+        report.problems.append(f"{name}: {error.brief}")
 
 
 def _tidy(run: Run, report: CloseReport) -> None:
@@ -159,7 +165,7 @@ def _tidy(run: Run, report: CloseReport) -> None:
             own = [record for record in run.ledger.records if record.backend == name]
             ferry.close([record.directory for record in own if record.is_kept])
         except ClusterJobsError as error:
-            report.problems.append(f"{name}: {error.args[0]}")
+            report.problems.append(f"{name}: {error.brief}")
     if not run.store.exists:
         return
     for name in run.store.transport.list_names(run.store.directory):

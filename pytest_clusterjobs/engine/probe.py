@@ -29,9 +29,7 @@ def ask(backend: Backend, name: str = "") -> Probe:
     try:
         return Probe(name, True, backend.check(), "")
     except BackendError as error:
-        stderr = error.stderr.strip().splitlines()
-        said = f" ({stderr[-1]})" if stderr else ""
-        return Probe(name, False, None, f"{name}: {error.args[0]}{said}")
+        return Probe(name, False, None, f"{name}: {error.brief}")
     except ClusterJobsError as error:
         return Probe(name, False, None, f"{name}: {error}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_clusterjobs.backends.base import Backend, Submission
@@ -78,8 +78,6 @@ class Batch:
     trouble_since: float | None = None
     #: True once there was room for it.
     has_room: bool = False
-    #: The last error, for the message.
-    last_error: Exception | None = field(default=None, repr=False)
 
     @property
     def place(self) -> str:

@@ -215,10 +215,13 @@ class TestHosts:
         info = run.probe("ssh").info
         assert info is not None
         assert (info.nodes, info.cores_per_node) == (2, 1)
-        jobs = [call(run, os.getpid) for _ in range(4)]
-        works = [Work(JobSpec(), "pid", os.getpid, (), {})] * 6
-        jobs += run.submit(works, max_concurrent=2)
-        assert len({job.result(PATIENCE_S) for job in jobs}) == 10
+        release = far.root / "release"
+        text = f"until [ -e {release} ]; do sleep 0.05; done"
+        jobs = [command(run, text) for _ in range(4)]
+        jobs += run.submit([command_work(text, JobSpec())] * 6, max_concurrent=2)
+        wait_for(lambda: all(job.native_id for job in jobs), "all to be accepted")
+        release.touch()
+        assert [job.result(PATIENCE_S).exit_code for job in jobs] == [0] * 10
         nodes = [job.metrics.nodes[0] for job in jobs]
         assert nodes.count("clusterjobs-1") == nodes.count("clusterjobs-2") == 5
 

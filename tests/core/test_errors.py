@@ -141,3 +141,10 @@ def test_a_backend_error_shows_the_command_and_what_it_said() -> None:
     error = errors.SubmitError("refused", "slurm", "sbatch x.sh", "sbatch: error: Invalid partition\n")
     assert str(error) == "slurm: refused\n  command: sbatch x.sh\n  stderr: sbatch: error: Invalid partition"
     assert str(errors.BackendError("no answer")) == "no answer"
+
+
+def test_a_brief_error_is_a_line_with_the_end_of_what_the_command_said() -> None:
+    error = errors.SubmitError("refused", "slurm", "sbatch x.sh", "sbatch: warning\nsbatch: error: Invalid partition\n")
+    assert error.brief == "refused (sbatch: error: Invalid partition)"
+    assert errors.BackendError("no answer").brief == "no answer"
+    assert errors.UsageError("not here").brief == "not here"

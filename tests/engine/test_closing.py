@@ -74,6 +74,18 @@ def test_job_that_will_not_go_is_reported(stage: Stage) -> None:
     assert job.record.state is JobState.CANCELLED
 
 
+def test_job_that_may_not_be_cancelled_is_reported_with_what_the_scheduler_said(stage: Stage) -> None:
+    job = stage.started()
+    stage.backend.refusal = "one moment\ndenied: you are not a manager\n"
+    report = stage.run.close()
+    assert report.leaked == [f"scripted:{job.native_id}"]
+    assert report.problems == [
+        "scripted: cannot cancel 1 jobs: exit code 1 (denied: you are not a manager)",
+        "scripted: cannot cancel what was left: exit code 1 (denied: you are not a manager)",
+    ]
+    assert len(stage.backend.cancels) > 2  # what was refused once is tried again
+
+
 def test_scheduler_that_is_down_is_told_and_stops_nothing(stage: Stage) -> None:
     job = stage.started()
     stage.backend.is_down = True
