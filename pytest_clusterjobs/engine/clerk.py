@@ -300,9 +300,7 @@ class Clerk:
                 self._judge(tracked, None if queued is None else queued.status, now)
 
     def _note_outage(self, error: ClusterJobsError) -> None:
-        self._run.ledger.note_problem(
-            f"{self._backend.name} does not answer; no job's state is changed: {error.brief}"
-        )
+        self._run.ledger.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.brief}")
 
     def _query(self) -> tuple[float, Mapping[str, QueuedJob]] | None:
         """Ask, or use what another worker of the run has just been told; None when another is asking."""
