@@ -161,6 +161,7 @@ class Configuration:
             lost_after_s=_seconds(settings.get("lost_after")),
             workdir=settings.get("workdir"),
             max_jobs=settings.get("max_jobs"),
+            timeout_factor=float(settings.get("timeout_factor", 1)),
             directives_skip=_texts(settings.get("directives_skip")),
             options=_under("options.", settings),
         )

@@ -6,6 +6,7 @@ All that is wrong in all files is told at once, each with file, line and key pat
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,6 +89,12 @@ def _host(value: Any) -> object:
 def _count(value: Any) -> object:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SpecError(f"max_jobs={value!r} must be a whole number, 1 or more")
+    return value
+
+
+def _factor(value: Any) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise SpecError(f"timeout_factor={value!r} must be a number above 0")
     return value
 
 
@@ -188,6 +195,12 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("timeout", _DURATION, "our limit on the run time", _job("timeout")),
     Key("queue_timeout", _DURATION, "our limit on the wait in the queue", _job("queue_timeout")),
+    Key(
+        "timeout_factor",
+        {"type": "number", "exclusiveMinimum": 0},
+        "what time, timeout and queue_timeout are multiplied with here, wherever they are given: 3 for a slow place",
+        _factor,
+    ),
     Key("python", _TEXT, "the Python that runs the jobs: a path, or a name on the nodes' PATH", _text("python")),
     Key(
         "workdir",

@@ -298,12 +298,10 @@ class Run:
 
     def _make_job(self, work: Work, depends_on: Sequence[Job[Any]]) -> _Made:
         spec = work.spec if self._defaults is None else lay_over(self._defaults, work.spec)
-        work = dataclasses.replace(work, spec=spec)
         place = self.place(spec.backend or self._selected)
         refuse_other(place, self.settings)
-        if place.defaults is not None:
-            spec = lay_over(place.defaults, spec)
-            work = dataclasses.replace(work, spec=spec)
+        spec = place.spec_for(spec, self.settings)
+        work = dataclasses.replace(work, spec=spec)
         backend = place.name
         record = JobRecord("", self.run_id, "", backend, spec, "", work.label, test_id=self._test_id)
         job: Job[Any] = Job(self, record, is_command=work.function is None)

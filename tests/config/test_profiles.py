@@ -157,6 +157,7 @@ profiles:
     max_jobs: 7
     command_timeout: 5
     lost_after: 1m
+    timeout_factor: 1.5
     credentials: {TOKEN: op://team/hpc/token}
     credential_command: [pass, show, "{profile}/{key}"]
     options: {parallel_environment: smp}
@@ -175,6 +176,7 @@ def test_every_key_arrives_where_it_belongs(project: Path) -> None:
     assert (place.workdir, place.max_jobs, place.command_timeout_s, place.lost_after_s) == (
         str(project / "jobs"), 7, 5.0, 60.0,
     )  # fmt: skip
+    assert place.timeout_factor == 1.5
     assert (place.directives_skip, place.options) == (("--mem",), {"parallel_environment": "smp"})
 
 
@@ -244,6 +246,9 @@ profiles:
         ("defaults:\n  memory: lots", "2: defaults.memory: memory='lots' is no memory size; write \"1GB\""),
         ("defaults:\n  time: soon", "2: defaults.time: time='soon' is no duration; write \"HH:MM:SS\""),
         ("defaults:\n  lost_after: 0", "2: defaults.lost_after: lost_after=0 must be more than zero"),
+        ("defaults:\n  timeout_factor: 0", "2: defaults.timeout_factor: timeout_factor=0 must be a number above 0"),
+        ("defaults:\n  timeout_factor: .inf", "timeout_factor=inf must be a number above 0"),
+        ("defaults:\n  timeout_factor: yes", "timeout_factor=True must be a number above 0"),
         ("defaults:\n  keep: alwys", "must be one of failed, always, never — did you mean 'always'?"),
         ("defaults:\n  max_jobs: 0", "2: defaults.max_jobs: max_jobs=0 must be a whole number, 1 or more"),
         ("defaults:\n  modules: {a: b}", "2: defaults.modules: modules={'a': 'b'} must be a text or a list of texts"),
@@ -396,6 +401,17 @@ def test_job_s_own_settings_win_over_the_profile(project: Path) -> None:
     marker, decorator = make_spec(qos="b", account="b"), make_spec(cores=1, account="c")
     spec = lay_over(place.defaults, lay_over(marker, decorator))
     assert (spec.cores, spec.qos, spec.account) == (1, "b", "c")
+
+
+def test_factor_of_a_slow_place_makes_every_limit_longer(project: Path) -> None:
+    text = "profiles: {slow: {backend: local, timeout_factor: 2.5, time: 1h}, plain: {backend: local, time: 1h}}"
+    configuration = written(project, text)
+    settings = Settings(timeout_s=4, queue_timeout_s=8)
+    given = configuration.place("slow").spec_for(make_spec(timeout=60), settings)
+    assert (given.time_limit_s, given.timeout_s, given.queue_timeout_s) == (9000, 150, 20)
+    without = configuration.place("slow").spec_for(make_spec(time=60), Settings())
+    assert (without.time_limit_s, without.timeout_s, without.queue_timeout_s) == (150, None, None)
+    assert configuration.place("plain").spec_for(make_spec(), settings) == make_spec(time=3600)
 
 
 def test_a_profile_of_user_and_project_is_merged_key_by_key(project: Path, home: Path) -> None:

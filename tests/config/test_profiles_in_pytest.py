@@ -269,3 +269,18 @@ def test_markers_that_name_a_backend_mean_its_profiles(project: pytest.Pytester)
         """
     )
     project.runpytest("--cluster=small").assert_outcomes(passed=3, skipped=2, xfailed=1)
+
+
+def test_slow_profile_gives_a_test_s_job_more_time(project: pytest.Pytester) -> None:
+    (project.path / "clusterjobs.yaml").write_text("profiles: {slow: {backend: local, timeout_factor: 300}}")
+    project.makepyfile("""
+        import time
+        from pytest_clusterjobs import cluster
+
+        @cluster(timeout=0.2)
+        def test_slow():
+            time.sleep(1)
+    """)
+    result = project.runpytest_subprocess("--cluster=local,slow", "-q")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*timeout of 0.2 s*", "FAILED *test_slow?local?*"])
