@@ -162,6 +162,7 @@ class Configuration:
             workdir=settings.get("workdir"),
             max_jobs=settings.get("max_jobs"),
             timeout_factor=float(settings.get("timeout_factor", 1)),
+            is_serial=settings.get("serial", False),
             directives_skip=_texts(settings.get("directives_skip")),
             options=_under("options.", settings),
         )

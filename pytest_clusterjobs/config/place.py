@@ -36,6 +36,8 @@ class Place:
     max_jobs: int | None = None
     #: What limits on time are multiplied with.
     timeout_factor: float = 1.0
+    #: True: its tests run one after another, be there several workers.
+    is_serial: bool = False
     #: Directives that contain one of these texts are left out.
     directives_skip: tuple[str, ...] = ()
     #: Options that one backend alone knows.

@@ -98,6 +98,12 @@ def _factor(value: Any) -> object:
     return value
 
 
+def _serial(value: Any) -> object:
+    if not isinstance(value, bool):
+        raise SpecError(f"serial={value!r} must be true or false")
+    return value
+
+
 def _env(value: Any) -> object:
     """Check names and types. A message has a name, never a value."""
     if not isinstance(value, dict):
@@ -200,6 +206,13 @@ KEYS: tuple[Key, ...] = (
         {"type": "number", "exclusiveMinimum": 0},
         "what time, timeout and queue_timeout are multiplied with here, wherever they are given: 3 for a slow place",
         _factor,
+    ),
+    Key(
+        "serial",
+        {"type": "boolean"},
+        "true: the tests that run here run one after another, on one worker of pytest-xdist",
+        _serial,
+        False,
     ),
     Key("python", _TEXT, "the Python that runs the jobs: a path, or a name on the nodes' PATH", _text("python")),
     Key(

@@ -308,7 +308,7 @@ class Clerk:
         if not run.has_other_workers:
             return self._clock(), self._backend.query(prefix)
         name = f"queue-{run.place_of(self._backend).name}"
-        with run.store.locked(name, wait=False) as is_mine:
+        with run.store.locked(name, wait_s=0) as is_mine:
             kept = run.store.read_shared(f"{name}.json")
             age_s = time.time() - kept["asked_at"] if kept else float("inf")
             if (kept and 0 <= age_s < _URGENT_GAP_S) or (kept and age_s < _MIN_GAP_S and not self._is_urgent()):

@@ -74,6 +74,11 @@ class Configured:
         configuration = self.configuration
         return {name: configuration.backend_of(name) for name in configuration.profiles} if configuration else {}
 
+    @functools.cached_property
+    def serial(self) -> frozenset[str]:
+        """Names of the profiles whose tests run one after another."""
+        return frozenset(name for name in self.names if self.place(name).is_serial)
+
     def effective(self, name: str | None = None) -> dict[str, Sourced]:
         """Give what counts for a backend or a profile, or for all of them, with defaults and what lies above the files.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import py_compile
 import shutil
@@ -41,6 +42,8 @@ JOURNAL = "journal.jsonl"
 STDOUT, STDERR = "stdout.log", "stderr.log"
 
 _PARTS = frozenset({"outcome", "exit_code", "segments"})
+# How long a lock of the run may be held by others.
+_LOCK_S = 60.0
 _IGNORE, _IGNORE_ALL = ".gitignore", b"*\n"
 
 
@@ -109,19 +112,27 @@ class Store:
         runner.write_atomically(self.run_file, json.dumps(facts).encode(), fsync=False)
 
     @contextmanager
-    def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock that all workers of the run share; gives False when it is taken and ``wait`` is False."""
+    def locked(self, name: str, *, wait_s: float = _LOCK_S) -> Iterator[bool]:
+        """Hold a lock that all workers of the run share.
+
+        Args:
+            name: Its name.
+            wait_s: How long to wait for it, in seconds, ``math.inf`` too; 0 to be given False at once when it is taken.
+
+        Raises:
+            StoreError: It was not free in time.
+        """
         from filelock import FileLock, Timeout
 
         self.transport.make_directory(os.path.join(self.root, "shared"))
         lock = FileLock(os.path.join(self.root, "shared", f"{name}.lock"))
         try:
-            lock.acquire(timeout=60 if wait else 0)
+            lock.acquire(timeout=-1 if wait_s == math.inf else wait_s)
         except FileNotFoundError:
             raise StoreError(f"{lock.lock_file} is gone: another process has removed the run") from None
         except Timeout:
-            if wait:
-                raise StoreError(f"the lock {lock.lock_file} was not free within 60 s") from None
+            if wait_s:
+                raise StoreError(f"the lock {lock.lock_file} was not free within {wait_s:g} s") from None
             yield False
             return
         try:

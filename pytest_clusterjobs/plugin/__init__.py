@@ -68,6 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Start(config), "clusterjobs-start")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have every cluster test planned.
+
+    After the conftests, which may mark tests in this hook, and before ``-m`` deselects, which looks at marks that are
+    added here: what is registered later is called earlier, and this module comes after pytest's own and before theirs.
+    """
+    start = config.pluginmanager.get_plugin("clusterjobs-start")
+    if start is not None:
+        start.plan(items)
+
+
 def _only_informs(config: pytest.Config) -> bool:
     options = config.option
     return any(getattr(options, name, False) for name in ("help", "version", "markers", "showfixtures"))

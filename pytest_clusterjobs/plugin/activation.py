@@ -25,6 +25,8 @@ class Activation:
         #: What is done with the collected tests.
         self.collecting = Collecting(self.session)
         self._config = config
+        #: True in a worker that must keep some tests together.
+        self.groups_tests = False
         self._ending: Ending | None = None
         self.session.on_start.append(self._begin_with)
 
@@ -74,6 +76,8 @@ class Activation:
         if self._ending is None:
             if self.session.is_asked:
                 self.session.check_files()
+                if self.session.serial:
+                    self.groups_tests = xdist.group_tests(self._config)
             self._ending = self._register()
         return self._ending
 

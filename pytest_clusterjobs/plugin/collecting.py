@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_clusterjobs.plugin import marks, selection
+from pytest_clusterjobs.plugin import marks, selection, xdist
 from pytest_clusterjobs.plugin.items import ITEM, ClusterItem
 from pytest_clusterjobs.plugin.markers import decorated
 from pytest_clusterjobs.plugin.start import FIXTURE
@@ -47,6 +47,17 @@ class Collecting:
         Raises:
             pytest.UsageError: A marker that came with a parameter is wrong.
         """
+        known = self._planned(item)
+        item.stash[ITEM] = known
+        if known.plan.skip:
+            item.add_marker(pytest.mark.skip(reason=known.plan.skip))
+
+    def group(self, item: pytest.Item) -> None:
+        """Have one worker run all tests of a profile that is serial."""
+        for place in self._session.serial.intersection(self._planned(item).plan.backends):
+            xdist.serialize(item, place)
+
+    def _planned(self, item: pytest.Item) -> ClusterItem:
         function = decorated(getattr(item, "obj", None))
         try:
             found = self._marks_of(item, function)
@@ -64,9 +75,7 @@ class Collecting:
             uses_fixtures=FIXTURE in getattr(item, "fixturenames", ()),
             parameter=parameter_of(item),
         )
-        item.stash[ITEM] = ClusterItem(found, planned, function)
-        if planned.skip:
-            item.add_marker(pytest.mark.skip(reason=planned.skip))
+        return ClusterItem(found, planned, function)
 
     def _marks_of(self, node: pytest.Item, function: object) -> marks.ClusterMarks:
         return marks.read(node.iter_markers(), decorated(function), self._session.require)

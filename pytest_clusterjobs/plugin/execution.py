@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import math
 import sys
 import types
 import warnings
+from collections.abc import Generator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from pytest_clusterjobs.core.errors import ClusterJobsError
 from pytest_clusterjobs.core.redaction import redact
 from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
-from pytest_clusterjobs.plugin import selection
+from pytest_clusterjobs.plugin import selection, xdist
 from pytest_clusterjobs.plugin.collecting import argument_names
 from pytest_clusterjobs.plugin.items import BACKEND, ITEM, TROUBLE, ClusterItem
 from pytest_clusterjobs.plugin.session import ClusterSession
@@ -28,6 +31,16 @@ class Execution:
 
     def __init__(self, session: ClusterSession) -> None:
         self._session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Let the tests of a serial profile run one after another, be they on several workers."""
+        known = item.stash.get(ITEM, None)
+        backends = known.plan.backends if known is not None and xdist.is_worker(item.config) else ()
+        with ExitStack() as stack:
+            for place in sorted(self._session.serial.intersection(backends)):
+                stack.enter_context(self._session.run.store.locked(f"serial-{place}", wait_s=math.inf))
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

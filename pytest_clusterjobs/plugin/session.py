@@ -196,6 +196,11 @@ class ClusterSession:
         return os.path.join(self.run.directory, f"files-{self.worker}")
 
     @property
+    def serial(self) -> frozenset[str]:
+        """Names of the profiles whose tests run one after another; none where no cluster was asked for."""
+        return self.configured.serial if self.is_asked else frozenset()
+
+    @property
     def active_run(self) -> Run | None:
         """The run, if it was made."""
         return self._run

@@ -73,10 +73,14 @@ class Start:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Have every cluster test planned. Before ``-m`` deselects, for it looks at marks that are added here."""
-        concerned = [
-            item for item in items if _concerns(item, getattr(item, "obj", None), getattr(item, "fixturenames", ()))
-        ]
+        """Have tests grouped that one worker must run. Before xdist looks at their groups."""
+        if self._activation is not None and self._activation.groups_tests:
+            for item in filter(_is_concerned, items):
+                self._activation.collecting.group(item)
+
+    def plan(self, items: list[pytest.Item]) -> None:
+        """Decide what becomes of every test that has to do with clusters."""
+        concerned = list(filter(_is_concerned, items))
         if concerned:
             self._active().begin()
             for item in concerned:
@@ -86,6 +90,10 @@ class Start:
         """Let go of the engine: a pytest that runs this one in its own process has a run too."""
         current.provide(self._before)
         current.provide_names(self._names_before)
+
+
+def _is_concerned(item: pytest.Item) -> bool:
+    return _concerns(item, getattr(item, "obj", None), getattr(item, "fixturenames", ()))
 
 
 def _concerns(node: pytest.Item, function: object, fixturenames: Sequence[str]) -> bool:

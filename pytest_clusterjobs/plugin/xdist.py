@@ -38,6 +38,25 @@ def is_controller(config: pytest.Config) -> bool:
     return config.pluginmanager.has_plugin("dsession")
 
 
+def group_tests(config: pytest.Config) -> bool:
+    """Have tests of one group go to one worker, where tests are handed out one by one; nothing without workers.
+
+    Returns:
+        True in a worker: it must say of each test which group it belongs to.
+    """
+    if is_worker(config):
+        config.option.loadgroup = True
+    elif is_controller(config) and config.option.dist == "load":
+        config.option.dist = "loadgroup"
+    return is_worker(config)
+
+
+def serialize(item: pytest.Item, place: str) -> None:
+    """Have a test run on the worker of all tests of a place, unless it has a group of its own."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(f"clusterjobs-{place}"))
+
+
 def id_without_group(config: pytest.Config, nodeid: str) -> str:
     """Give a test's id as the command line takes it: with ``--dist loadgroup`` workers add ``@group`` to it."""
     # In a worker xdist keeps what was asked for in an option of its own.

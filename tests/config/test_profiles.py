@@ -158,6 +158,7 @@ profiles:
     command_timeout: 5
     lost_after: 1m
     timeout_factor: 1.5
+    serial: true
     credentials: {TOKEN: op://team/hpc/token}
     credential_command: [pass, show, "{profile}/{key}"]
     options: {parallel_environment: smp}
@@ -176,7 +177,7 @@ def test_every_key_arrives_where_it_belongs(project: Path) -> None:
     assert (place.workdir, place.max_jobs, place.command_timeout_s, place.lost_after_s) == (
         str(project / "jobs"), 7, 5.0, 60.0,
     )  # fmt: skip
-    assert place.timeout_factor == 1.5
+    assert (place.timeout_factor, place.is_serial) == (1.5, True)
     assert (place.directives_skip, place.options) == (("--mem",), {"parallel_environment": "smp"})
 
 
@@ -249,6 +250,7 @@ profiles:
         ("defaults:\n  timeout_factor: 0", "2: defaults.timeout_factor: timeout_factor=0 must be a number above 0"),
         ("defaults:\n  timeout_factor: .inf", "timeout_factor=inf must be a number above 0"),
         ("defaults:\n  timeout_factor: yes", "timeout_factor=True must be a number above 0"),
+        ("profiles:\n  p:\n    serial: 1", "3: profiles.p.serial: serial=1 must be true or false"),
         ("defaults:\n  keep: alwys", "must be one of failed, always, never — did you mean 'always'?"),
         ("defaults:\n  max_jobs: 0", "2: defaults.max_jobs: max_jobs=0 must be a whole number, 1 or more"),
         ("defaults:\n  modules: {a: b}", "2: defaults.modules: modules={'a': 'b'} must be a text or a list of texts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,55 @@ def test_slow_profile_gives_a_test_s_job_more_time(project: pytest.Pytester) -> 
     result = project.runpytest_subprocess("--cluster=local,slow", "-q")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*timeout of 0.2 s*", "FAILED *test_slow?local?*"])
+
+
+SERIAL_TESTS = """
+import os
+import time
+import pytest
+
+pytestmark = pytest.mark.real_world
+
+@pytest.mark.parametrize("number", range(6))
+def test_place(cluster_backend, number):
+    begin = time.monotonic()
+    time.sleep(0.2)
+    with open(f"{cluster_backend.name}-{number}.txt", "w") as file:
+        print(begin, time.monotonic(), os.environ.get("PYTEST_XDIST_WORKER", "alone"), file=file)
+"""
+
+
+class TestSerialProfile:
+    @pytest.fixture
+    def project(self, pytester: pytest.Pytester) -> pytest.Pytester:
+        pytest.importorskip("xdist")
+        (pytester.path / "clusterjobs.yaml").write_text("profiles: {device: {backend: local, serial: true}}")
+        pytester.makepyfile(SERIAL_TESTS)
+        return pytester
+
+    @staticmethod
+    def spans(project: pytest.Pytester, place: str) -> list[tuple[float, float]]:
+        texts = [path.read_text().split() for path in project.path.glob(f"{place}-?.txt")]
+        return sorted((float(begin), float(end)) for begin, end, _ in texts)
+
+    @staticmethod
+    def workers(project: pytest.Pytester, place: str) -> set[str]:
+        return {path.read_text().split()[2] for path in project.path.glob(f"{place}-?.txt")}
+
+    @pytest.mark.parametrize("dist", ["load", "loadgroup", "worksteal"])
+    def test_its_tests_run_one_after_another(self, project: pytest.Pytester, dist: str) -> None:
+        result = project.runpytest_subprocess("--cluster=device,local", "-n2", f"--dist={dist}")
+        result.assert_outcomes(passed=12)
+        spans = self.spans(project, "device")
+        assert len(spans) == 6
+        assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+
+    @pytest.mark.skipif(
+        not hasattr(pytest.Item, "_nodeid"), reason="xdist 3.8 groups nothing with pytest 9.2: it sets Item._nodeid"
+    )
+    def test_its_tests_go_to_one_worker(self, project: pytest.Pytester) -> None:
+        project.runpytest_subprocess("--cluster=device,local", "-n2").assert_outcomes(passed=12)
+        assert len(self.workers(project, "device")) == 1
+
+    def test_without_workers_nothing_changes(self, project: pytest.Pytester) -> None:
+        project.runpytest_subprocess("--cluster=device", "--strict-markers").assert_outcomes(passed=6)

@@ -273,9 +273,9 @@ def test_shared_values_are_seen_by_all_workers(store: Store) -> None:
 
 def test_lock_keeps_the_other_worker_out(store: Store) -> None:
     other = make(Path(store.root).parent, "gw1")
-    with store.locked("x") as mine, other.locked("x", wait=False) as theirs, other.locked("y", wait=False) as another:
+    with store.locked("x") as mine, other.locked("x", wait_s=0) as theirs, other.locked("y", wait_s=0) as another:
         assert (mine, theirs, another) == (True, False, True)
-    with other.locked("x", wait=False) as theirs:
+    with other.locked("x", wait_s=0) as theirs:
         assert theirs
 
 

@@ -79,6 +79,34 @@ def test_the_mark_selects_decorated_and_pinned_tests_too(suite: pytest.Pytester)
     assert ids(suite, "-m", "not real_world") == ["test_with_fixture", "test_plain"]
 
 
+@pytest.mark.parametrize("folder", [".", "deeper"])
+@pytest.mark.parametrize(
+    ("options", "marked", "pinned"),
+    [
+        ((), f"skipped {NOT_ASKED}", f"skipped {NOT_ASKED}"),
+        (("-m", "real_world"), "passed", "skipped silent: sbatch-silent not found on PATH"),
+        (("--cluster=local",), "passed", "skipped pinned to silent; try --cluster=silent"),
+    ],
+    ids=["plain", "mark", "named"],
+)
+def test_marks_that_a_conftest_adds_count_like_others(
+    backends: pytest.Pytester, folder: str, options: tuple[str, ...], marked: str, pinned: str
+) -> None:
+    """As in a suite whose conftest marks all tests of a folder."""
+    path = backends.path / folder
+    path.mkdir(exist_ok=True)
+    with (path / "conftest.py").open("a") as file:
+        file.write("""
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.real_world if item.name == "test_marked" else pytest.mark.cluster("silent"))
+""")
+    (path / "test_added.py").write_text("def test_marked(): pass\ndef test_pinned(): pass\n")
+    assert outcomes(backends, *options) == {"test_marked": marked, "test_pinned": pinned}
+
+
 def test_the_mark_runs_on_the_default_and_skips_what_does_not_answer(suite: pytest.Pytester) -> None:
     assert outcomes(suite, "-m", "real_world") == {
         "test_marked": "passed",
