@@ -52,6 +52,10 @@ class Activation:
 
             for path in values.report:
                 check_writable(path)
+        if values.matrix:
+            from pytest_clusterjobs.plugin.matrix import Matrix
+
+            self._config.pluginmanager.register(Matrix(session), "clusterjobs-matrix")
         if values.baseline and not is_dry:
             from pytest_clusterjobs.plugin.performance import read_references
 

@@ -33,7 +33,7 @@ class Collecting:
         except marks.MarkError as error:
             raise pytest.Collector.CollectError(f"{definition.nodeid}: {error}") from None
         uses_fixtures = FIXTURE in metafunc.fixturenames
-        if any(FIXTURE in argument_names(mark) for mark in definition.iter_markers("parametrize")):
+        if parametrizes_itself(definition):
             return
         names = selection.parameters(found, self._session.selection, uses_fixtures=uses_fixtures)
         if names:
@@ -86,6 +86,11 @@ def parameter_of(item: pytest.Item) -> str | None:
     callspec = getattr(item, "callspec", None)
     value = None if callspec is None else callspec.params.get(FIXTURE)
     return None if value is None else str(value)
+
+
+def parametrizes_itself(node: pytest.Item) -> bool:
+    """Tell whether a test names the backends that it runs on as parameters of its own."""
+    return any(FIXTURE in argument_names(mark) for mark in node.iter_markers("parametrize"))
 
 
 def argument_names(mark: pytest.Mark) -> list[str]:

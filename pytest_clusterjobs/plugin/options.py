@@ -70,6 +70,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("check", "--cluster-check", "", "print which backends answer, and why others do not, and run no test"),
     Option(
+        "matrix",
+        "--cluster-matrix",
+        "PATH",
+        "with --collect-only: write each test and the place that it would run on as JSON, for the steps of a CI system",
+    ),
+    Option(
         "report",
         "--cluster-report",
         "PATH",

@@ -64,6 +64,8 @@ class Values(NamedTuple):
     workdir: str = ""
     #: Print the table of backends and end.
     check: bool = False
+    #: Absolute path of the matrix for CI, or "".
+    matrix: str = ""
     #: Absolute paths of the reports, in order, each once.
     report: tuple[str, ...] = ()
     #: How many runs of a project are remembered; 0 for none.
@@ -187,6 +189,7 @@ _PARSERS: dict[str, Callable[[Given], Any]] = {
     "keep": _one_of(KEEP_POLICIES),
     "workdir": _path,
     "check": _switch,
+    "matrix": _path,
     "report": _reports,
     "history": _history,
     "baseline": _path,

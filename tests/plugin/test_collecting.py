@@ -243,6 +243,59 @@ def test_a_test_may_parametrize_the_fixture_itself(backends: pytest.Pytester) ->
     backends.runpytest_inprocess("--cluster=local,answering").assert_outcomes(passed=1)
 
 
+class TestMatrix:
+    def steps(self, project: pytest.Pytester, *options: str) -> list[tuple[str, str]]:
+        result = project.runpytest_inprocess("--collect-only", "--cluster-matrix=out.json", *options)
+        assert result.ret == pytest.ExitCode.OK
+        steps = json.loads((project.path / "out.json").read_text())["include"]
+        return [(step["cluster"], step["test"]) for step in steps]
+
+    def test_it_has_each_test_once_for_each_place_where_it_would_run(self, suite: pytest.Pytester) -> None:
+        found = self.steps(suite, "-m", "real_world", "--cluster=local,silent")
+        assert sorted((place, test.partition("::")[2]) for place, test in found) == [
+            ("local", "test_decorated"),
+            ("local", "test_marked"),
+            ("silent", "test_decorated"),
+            ("silent", "test_excluding"),
+            ("silent", "test_marked"),
+            ("silent", "test_pinned"),
+        ]
+
+    def test_each_step_runs_one_test(self, backends: pytest.Pytester) -> None:
+        backends.makepyfile(
+            """
+            import pytest
+
+            pytestmark = pytest.mark.real_world
+
+            def test_alone(cluster_backend): pass
+
+            @pytest.mark.parametrize("text", ["a-[b]", "answering", "local-1"])
+            def test_with_parameters(text): pass
+
+            @pytest.mark.parametrize("cluster_backend", ["answering"], indirect=True)
+            def test_own(cluster_backend): pass
+
+            @pytest.mark.cluster("local")
+            def test_pinned(cluster_backend): pass
+            """
+        )
+        steps = self.steps(backends, "--cluster=local,answering")
+        assert len(steps) == 10
+        for place, test in steps:
+            backends.runpytest_inprocess(f"--cluster={place}", test).assert_outcomes(passed=1)
+        assert ("local", "test_each_step_runs_one_test.py::test_pinned") in self.steps(backends, "-m", "real_world")
+
+    def test_it_is_for_collecting_only(self, suite: pytest.Pytester) -> None:
+        result = suite.runpytest_inprocess("--cluster=local", "--cluster-matrix=out.json")
+        result.stderr.fnmatch_lines(["ERROR: --cluster-matrix: it is written *; add --collect-only"])
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+    def test_it_cannot_be_written(self, suite: pytest.Pytester) -> None:
+        result = suite.runpytest_inprocess("--collect-only", "--cluster=local", "--cluster-matrix=no/where.json")
+        result.stderr.fnmatch_lines(["ERROR: --cluster-matrix: cannot write *no/where.json: No such file or directory"])
+
+
 def test_tests_pinned_to_different_backends_share_a_session(backends: pytest.Pytester) -> None:
     """The fixture is session-scoped: without a parameter the second test would see the first one's backend."""
     backends.makepyfile(
