@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import reprlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,22 @@ class CheckVerdict(str, enum.Enum):
 _DEVIATIONS = frozenset({CheckVerdict.EXCEEDED, CheckVerdict.SHORT, CheckVerdict.MISMATCH})
 _FORMATS = {"memory": format_memory, "time limit": format_duration}
 _MAX_VALUE = 60
-_SHORT = reprlib.Repr()  # looks at the first few items only: a job's value may be large
-_SHORT.maxstring = _SHORT.maxother = _MAX_VALUE
 _HEAD = ("check", "requested", "allocated", "observed", "verdict")
+
+
+class _Short(reprlib.Repr):
+    """Looks at the first few items only, for a job's value may be large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _MAX_VALUE
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Give a number; of one with thousands of digits its size, which Python would raise an error for."""
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length()} bits>"
+
+
+_SHORT = _Short()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +103,13 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON types."""
         values = {"requested": self.requested, "allocated": self.allocated, "observed": self.observed}
-        plain = {
-            name: value if value is None or isinstance(value, (int, float)) else self._text(value)
-            for name, value in values.items()
-        }
+        plain = {name: value if _is_plain(value) else self._text(value) for name, value in values.items()}
         return {"name": self.name, "verdict": self.verdict.value, **plain, "why": self.why or None}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is one that JSON has: not-a-number, infinity and the longest integers are not."""
+    return value is None or (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)

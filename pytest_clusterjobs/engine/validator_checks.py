@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from pytest_clusterjobs.core.validation import Check, CheckVerdict
 
 # Schedulers count memory in whole MiB, for each core on some, and time in whole minutes on some.
 _GRAIN_BYTES = 2**20
+# A kernel's control group counts whole pages, rounded down; the largest common page of Linux.
+_PAGE_BYTES = 2**16
 _GRAIN_S = 60.0
 # Clocks of nodes may differ from ours by so much before it is worth a word.
 _SKEW_S = 2.0
@@ -26,6 +29,8 @@ _NEXT: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset(JobState) - {JobState.NEW, JobState.RUNNING},
     JobState.UNKNOWN: frozenset(JobState) - {JobState.NEW, JobState.UNKNOWN},
 }
+
+_NUMBERS = (int, float, complex)
 
 #: Files, not variables, that ``start.json`` lists the lines of, by the name under which a contract speaks of them.
 PSEUDO_VARIABLES = frozenset({"namespace"})
@@ -185,7 +190,9 @@ def _quantities(
     grain = _GRAIN_BYTES * (asked.cores or 1)
     checks = [
         _quantity("cores", asked.cores, given.cores, seen.cores, whole_cores, harms=not may_exceed),
-        _quantity("memory", asked.memory_bytes, given.memory_bytes, seen.memory_bytes, grain, harms=False),
+        _quantity(
+            "memory", asked.memory_bytes, given.memory_bytes, seen.memory_bytes, grain, harms=False, lack=_PAGE_BYTES
+        ),
         _quantity("gpus", asked.gpus or None, given.gpus, seen.gpus, 0, harms=not may_exceed),
         _quantity("nodes", asked.nodes, given.nodes, None, 0, harms=not may_exceed),
         _quantity("time limit", asked.time_limit_s, given.time_limit_s, None, _GRAIN_S, harms=False),
@@ -195,15 +202,25 @@ def _quantities(
 
 
 def _quantity(
-    name: str, asked: float | None, given: float | None, seen: float | None, slack: float, *, harms: bool
+    name: str,
+    asked: float | None,
+    given: float | None,
+    seen: float | None,
+    slack: float,
+    *,
+    harms: bool,
+    lack: float = 0,
 ) -> Check | None:
-    """Compare one quantity; up to ``slack`` more is no more. None where nothing was asked for."""
+    """Compare one quantity; up to ``slack`` more is no more, and less than ``lack`` less on the node no less.
+
+    None where nothing was asked for.
+    """
     if asked is None:
         return None
     values = (asked, given, seen)
     if given is not None and given < asked:
         return Check(name, CheckVerdict.SHORT, *values, "the scheduler gave less")
-    if seen is not None and seen < asked:
+    if seen is not None and seen < asked and seen <= asked - lack:
         return Check(name, CheckVerdict.SHORT, *values, "the job can use less")
     if given is not None and given > asked + slack:
         return Check(name, CheckVerdict.EXCEEDED, *values, "the scheduler gave more", not harms)
@@ -246,11 +263,20 @@ def is_close(found: Any, wanted: Any, tolerance: float) -> bool:
     if isinstance(wanted, (list, tuple)) and type(wanted) is type(found):
         pairs = zip(found, wanted, strict=False)
         return len(found) == len(wanted) and all(is_close(one, other, tolerance) for one, other in pairs)
-    if isinstance(wanted, (int, float)) and isinstance(found, (int, float)) and not isinstance(wanted, bool):
-        if found == wanted or (found != found and wanted != wanted):
-            return True
-        return abs(found - wanted) <= tolerance * abs(wanted)
+    if isinstance(wanted, _NUMBERS) and isinstance(found, _NUMBERS) and not isinstance(wanted, bool):
+        return found == wanted or (found != found and wanted != wanted) or _is_near(found, wanted, tolerance)
     return bool(found == wanted)
+
+
+def _is_near(found: Any, wanted: Any, tolerance: float) -> bool:
+    from fractions import Fraction
+
+    if isinstance(found, int) and isinstance(wanted, int):  # of any size
+        return abs(found - wanted) <= Fraction(tolerance) * abs(wanted)
+    try:
+        return bool(abs(found - wanted) <= tolerance * abs(wanted) < math.inf)
+    except OverflowError:  # an integer beyond all floating-point numbers
+        return False
 
 
 def predicate(found: Any, test: Callable[[Any], object]) -> Check:

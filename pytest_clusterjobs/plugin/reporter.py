@@ -27,8 +27,8 @@ from pytest_clusterjobs.reports.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Characters of one failure's text.
-_TEXT_LIMIT = 20_000
+#: Characters of one failure's text, and of the line that says what failed.
+_TEXT_LIMIT, _REASON_LIMIT = 20_000, 2_000
 
 
 @dataclass(slots=True)
@@ -195,7 +195,13 @@ class Reporter:
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Give the line that says why a phase did not pass."""
+    """Give the line that says why a phase did not pass; of a long one the beginning."""
+    # Cleaned before it is cut: half a secret would not be known as one.
+    text = clean(_whole_reason(report))
+    return text if len(text) <= _REASON_LIMIT else f"{text[:_REASON_LIMIT]}..."
+
+
+def _whole_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     if getattr(report, "wasxfail", ""):
         return str(report.wasxfail).removeprefix("reason: ")
     longrepr: Any = report.longrepr
@@ -210,7 +216,6 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 def _text(report: pytest.TestReport | pytest.CollectReport) -> str:
     """Give what pytest tells of a failure, and the jobs' sections where they could not be added to that."""
     mine = [f"{title}\n{text}" for title, text in report.sections if not title.startswith("Captured ")]
-    # Cleaned before it is cut: half a secret would not be known as one.
     return shorten(clean("\n\n".join([report.longreprtext, *mine])), _TEXT_LIMIT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -132,6 +133,27 @@ def test_value_is_compared_with_a_tolerance_inside_containers(run: Run, validato
     assert exact.check("value").verdict is MISMATCH
     assert not validator.validate_output(job, {**wanted, "more": 1}, approx=1e-9)
     assert not validator.validate_output(job, {**wanted, "all": [0.3]}, approx=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "tolerance", "is_same"),
+    [
+        (1.0, math.inf, 1e-6, False),  # a part of infinity is infinity
+        (-math.inf, math.inf, 1e-6, False),
+        (math.inf, math.inf, 0.0, True),
+        (math.inf, 1.0, 1e-6, False),
+        (math.nan, 1.0, 0.5, False),
+        (1 + 2j, 1 + 2.0000001j, 1e-6, True),
+        (1 + 2j, 1 + 2.1j, 1e-6, False),
+        (10**400 + 1, 10**400, 0.0, False),  # no floating-point number is as large
+        (10**400 + 1, 10**400, 1e-9, True),
+        (1.5, 10**400, 1e-9, False),
+        (10**400, 1.5, 1e-9, False),
+    ],
+)
+def test_numbers_of_any_size_are_compared(found: Any, wanted: Any, tolerance: float, is_same: bool) -> None:
+    assert validator_checks.is_close(found, wanted, tolerance) is is_same
+    assert validator_checks.is_close([found], [wanted], tolerance) is is_same
 
 
 def test_none_can_be_what_is_expected(run: Run, validator: ClusterJobValidator) -> None:
@@ -296,6 +318,8 @@ def test_whole_cores_of_two_threads_are_no_excess(stage: Stage, validator: Clust
         ({"memory": "1GB"}, Resources(), {"cgroup": {"memory.max": str(2**29)}}, "memory", SHORT),
         ({"memory": "1GB"}, Resources(), {"rlimits": {"RLIMIT_AS": [2**29, -1]}}, "memory", SHORT),
         ({"memory": "1GB"}, Resources(), {"memory_bytes": 2**29}, "memory", SHORT),
+        ({"memory": "0.3GB"}, Resources(), {"cgroup": {"memory.max": "322121728"}}, "memory", HONOURED),  # whole pages
+        ({"memory": "1GB"}, Resources(), {"cgroup": {"memory.max": str(2**30 - 2**16)}}, "memory", SHORT),
         ({"memory": "1GB"}, Resources(), {"cgroup": {"memory.max": "max"}}, "memory", UNKNOWN),
         ({"memory": "1GB"}, Resources(memory_bytes=2**30), {"memory_bytes": 2**34}, "memory", HONOURED),
         ({"gpus": 2}, Resources(gpus=2), {"gpus": ["nvidia0"]}, "gpus", SHORT),
@@ -553,6 +577,16 @@ def test_a_check_gives_json_types_alone_and_few_of_a_large_value() -> None:
     assert told["requested"] == "{1, 2}"
     assert told["observed"] == "[0, 1, 2, 3, 4, 5, ...]"
     assert Check("x", MISMATCH, "y" * 100).cells()[1] == "y" * 57 + "..."
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, 10**400, 10**5000, [10**5000]], ids=["nan", "inf", "long", "longest", "in a list"]
+)
+def test_a_number_that_json_has_not_becomes_a_text(value: Any) -> None:
+    check = Check("value", MISMATCH, 1.5, None, value)
+    told = json.loads(json.dumps(check.to_dict(), allow_nan=False))
+    assert (told["requested"], type(told["observed"])) == (1.5, str)
+    assert len(check.cells()[3]) <= 60
 
 
 def test_resources_cross_between_the_workers_of_a_run() -> None:

@@ -273,3 +273,50 @@ def properties(path: Path) -> dict[str, dict[str, str]]:
         case.attrib["name"]: {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}
         for case in suite
     }
+
+
+def test_whatever_jobs_say_and_give_back_the_reports_stay_whole_and_small(project: pytest.Pytester) -> None:
+    """A value that JSON or Python cannot write ended the run with an internal error; a long message filled the page."""
+    project.makepyfile(
+        r"""
+        import os
+        import pytest
+        from pytest_clusterjobs import cluster
+
+        pytestmark = pytest.mark.real_world
+
+        @cluster
+        def give(value): return value
+
+        @cluster
+        def shout():
+            for number in range(100_000):
+                print(number, "0123456789abcdef" * 6)
+            os.write(2, b"</script>\x00\xff \x1b[31mred\x1b[0m \r\n")
+            raise ValueError("</script>\x00" + "m" * 1_000_000)
+
+        @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 10**3000], ids=["nan", "inf", "long"])
+        def test_value(cluster_job_validator, value):
+            assert cluster_job_validator.validate(give.submit(value), 1.0, approx=0.1)
+
+        def test_longest(cluster_job_validator):
+            assert cluster_job_validator.validate(give.submit(10**5000), 1)
+
+        @pytest.mark.parametrize("name", ["</script>", "a[b]|c", "`*_<i>", "\x00"])
+        def test_message(name): shout()
+        """
+    )
+    names = [f"out.{suffix}" for suffix in ("json", "md", "html")]
+    result = project.runpytest_subprocess(
+        "--cluster=local", "--tb=short", *(f"--cluster-report={name}" for name in names), "--junitxml=out.xml"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.parseoutcomes() == {"failed": 8}
+    texts = [(project.path / name).read_text() for name in names]
+    loaded = json.loads(texts[0], parse_constant=pytest.fail)
+    keeps_to_the_schema(loaded)
+    assert {test["outcome"] for test in loaded["tests"]} == {"failed"}
+    assert max(map(len, texts)) < 500_000
+    assert not any("\x00" in text or "\x1b" in text for text in texts)
+    assert texts[2].count("</script") == 1
+    assert len(ET.parse(project.path / "out.xml").findall(".//testcase")) == 8
