@@ -224,7 +224,7 @@ def _outward_pickle(value: Any, *, modules_by_name: bool) -> bytes:
                 return packing.load_code, (marshal.dumps(obj),)
             if isinstance(obj, types.CellType):
                 return packing.make_cell, _contents(obj)
-            return _lighter(super().reducer_override(obj))
+            return packing.reduced_exception(obj) or _lighter(super().reducer_override(obj))
 
     buffer = io.BytesIO()
     OutwardPickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)

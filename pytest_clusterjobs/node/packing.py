@@ -210,12 +210,42 @@ def load_module(name: str) -> types.ModuleType:
     return sys.modules[name]
 
 
+def reduced_exception(obj: "Any") -> "Optional[Tuple[Any, ...]]":
+    """Tell how to pickle an exception whose class has an ``__init__`` of its own; None for all else.
+
+    Python would call that again with ``args``, which are what it handed to ``super().__init__``: a text that would be
+    put together twice, or not the arguments that it wants.
+    """
+    kind = type(obj)
+    if not isinstance(obj, BaseException) or not isinstance(kind.__init__, types.FunctionType):
+        return None
+    own = (getattr(kind, name, None) for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
+    if any(isinstance(member, types.FunctionType) for member in own):
+        return None
+    import copyreg
+
+    reduced = obj.__reduce__()  # type: Any
+    state = dict(*reduced[2:])
+    state.update((name, getattr(obj, name)) for name in copyreg._slotnames(kind) if hasattr(obj, name))  # type: ignore[attr-defined]
+    return make_exception, (kind, reduced[1]), state
+
+
+def make_exception(kind: "Any", args: "Tuple[Any, ...]") -> BaseException:
+    """Make an exception as the built-in class would that its own is derived from."""
+    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE (Include/object.h): set for what a class statement made
+    base = next(base for base in kind.__mro__ if not base.__flags__ & heap_type)
+    error = base.__new__(kind, *args)  # type: BaseException
+    base.__init__(error, *args)
+    return error
+
+
 for _member in (
     LazyModule,
     NestedFunction,
     load_code,
     load_module,
     make_cell,
+    make_exception,
     make_function,
     make_module,
     set_function_state,
@@ -273,7 +303,7 @@ def dumps(value: "Any", home: "List[str]", named: "Optional[Dict[str, Any]]" = N
             if not name and isinstance(obj, (type, types.FunctionType)) and obj.__module__ in modules:
                 name = "" if "<" in obj.__qualname__ else "{}:{}".format(obj.__module__, obj.__qualname__)
             if not name:
-                return super().reducer_override(obj)
+                return reduced_exception(obj) or super().reducer_override(obj)
             if named is not None:
                 named[name] = obj
             return pkgutil.resolve_name, (name,)

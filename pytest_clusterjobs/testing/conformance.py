@@ -69,10 +69,11 @@ class DiskOnFireError(Exception):
 
 
 class PickyError(Exception):
-    """An exception that cannot be unpickled: it wants a keyword."""
+    """An exception that cannot be pickled: it holds a lock."""
 
     def __init__(self, *, code: int) -> None:
         super().__init__(f"code {code}")
+        self.lock = threading.Lock()
 
 
 class BackendConformance(EvidenceConformance):

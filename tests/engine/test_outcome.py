@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,49 @@ import pytest
 
 from pytest_clusterjobs.core.errors import JobFailed, RemoteError
 from pytest_clusterjobs.engine.outcome import rebuild_exception, traceback_of
+from pytest_clusterjobs.engine.payload import loads, pack
 from pytest_clusterjobs.node import packing
 
 HOME = [__name__, "__main__"]
 
 
 class NeedsKeyword(Exception):
-    """Can be pickled, and not unpickled."""
+    """Python's own pickling would make it from its text alone."""
 
     def __init__(self, *, code: int) -> None:
         super().__init__(f"code {code}")
+        self.code = code
+
+
+class PutsTogether(OSError):
+    """Python's own pickling would make its text twice."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"cannot read {path}")
+
+
+@dataclass
+class Plain(KeyError):
+    """Has no call of ``super().__init__``."""
+
+    code: int
+
+
+class Slotted(Exception):
+    """Has an attribute that is not in its dictionary."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__("slotted")
+        self.code = code
+
+
+class Revived(Exception):
+    """Says itself how it is pickled, and can be unpickled no more."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
 
 
 class HoldsFile(Exception):
@@ -65,6 +99,31 @@ def test_type_arguments_attributes_and_notes_come_back() -> None:
     assert type(back) is FileNotFoundError
     assert (back.args, back.filename, back.hint) == ((2, "No such file"), "/x", {"try": 1})  # type: ignore[attr-defined]
     assert getattr(back, "__notes__", None) == ["a note"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NeedsKeyword(code=3),
+        PutsTogether("/x"),
+        Plain(3),
+        Plain(code=3),
+        Slotted(3),
+    ],
+    ids=repr,
+)
+def test_exception_with_an_init_of_its_own_comes_back_as_it_was(error: Exception) -> None:
+    """Its ``__init__`` was called again with its ``args``: it became a RemoteError, or said its words twice."""
+    back = sent(fail(error))
+    assert type(back) is type(error)
+    assert (str(back), back.args) == (str(error), error.args)
+    assert getattr(back, "code", None) == getattr(error, "code", None)
+
+
+def test_exception_with_an_init_of_its_own_travels_as_an_argument_too() -> None:
+    payload = pack(str, [((NeedsKeyword(code=3),), {})], "text")
+    ((error,), _) = loads(payload.arguments[0])
+    assert (str(error), error.code) == ("code 3", 3)
 
 
 def test_frames_are_those_of_the_node() -> None:
@@ -144,7 +203,7 @@ def test_system_exit_as_a_cause_is_no_system_exit_here() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (NeedsKeyword(code=3), f"cj-1 raised {__name__}.NeedsKeyword: code 3"),
+        (Revived("again"), f"cj-1 raised {__name__}.Revived: again"),
         (HoldsFile("open"), f"cj-1 raised {__name__}.HoldsFile: open"),
     ],
 )
