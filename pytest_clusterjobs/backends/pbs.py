@@ -61,8 +61,8 @@ _NO_CLUSTER = re.compile(r"Unknown Host|pbsconf error|No default server", re.IGN
 # After these nobody knows whether the server made the job: it does so even after its client was killed.
 _LOST_REPLIES = re.compile(r"cannot connect to server|Connection (refused|timed out|reset)|End of File|Premature end")
 _ROOT = re.compile(r"Bad UID for job execution")
-# What qstat and qdel say of a job that is not there any more.
-_GONE = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job")
+# What qstat and qdel say of a job that is not there any more, or is about to go (pbs_messages.c of OpenPBS 23.06.06).
+_GONE = re.compile(r"Unknown Job Id|Job has finished|Request invalid for (state of job|finished array subjob)")
 _NO_HISTORY = re.compile(r"not configured to maintain job history")
 
 # Set in a job by the execution daemon, or of the caller's shell: wrong in a job when they come from outside.

@@ -239,3 +239,16 @@ def test_cancel_of_many_with_one_gone_takes_all_the_others(run: Run) -> None:
     run.cancel(jobs)
     assert all(job.wait(30) for job in jobs)
     wait_for(lambda: output_of("qselect") == "")
+
+
+def test_cancel_of_an_array_of_which_some_have_ended_takes_the_others(run: Run) -> None:
+    """qdel names a finished element in words of its own while the array lasts: it was taken for an outage."""
+    jobs = run.submit([command_work(text, JobSpec()) for text in ("true", "sleep 300", "sleep 300")])
+    wait_for(lambda: [job.state for job in jobs[1:]] == [JobState.RUNNING] * 2)
+    array = jobs[0].native_id.replace("[0]", "[]")
+    wait_for(lambda: output_of("qstat", "-t", array).count(" X ") == 1)
+    run.backend("pbs").cancel([job.native_id for job in jobs[:2]])
+    wait_for(lambda: output_of("qstat", "-t", array).count(" X ") == 2)
+    run.cancel(jobs)
+    assert all(job.wait(30) for job in jobs)
+    assert [job.state for job in jobs] == [JobState.COMPLETED, JobState.CANCELLED, JobState.CANCELLED]

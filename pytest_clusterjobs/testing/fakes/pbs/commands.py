@@ -16,6 +16,7 @@ from pytest_clusterjobs.testing.fakes.pbs.show import Server, Shown, parse_id
 from pytest_clusterjobs.testing.fakes.pbs.site import PBS_VERSION, FakePbs, host, job_id
 
 _UNKNOWN, _FINISHED, _BAD_ELEMENT, _NO_QUEUE, _ILLEGAL = 153, 35, 156, 170, 1
+_FINISHED_ELEMENT = 55  # PBSE_NOHISTARRAYSUBJOB, 15159, modulo 256 as all others
 _NO_ANSWER = 1
 # The real ones wait without end; whoever calls them loses patience earlier.
 _PATIENCE_S = 600
@@ -246,9 +247,12 @@ def _to_delete(queue: Queue, name: str, is_forgetting: bool) -> list[tuple[int, 
     if not jobs or (all(job.state == ENDED for job in jobs) and not queue.setting("history", True)):
         raise Refusal(_UNKNOWN, f"Unknown Job Id {full}")
     if element is not None:
+        is_over = all(job.state == ENDED for job in jobs)
         jobs = [job for job in jobs if job.element == element]
         if not jobs:
             raise Refusal(_BAD_ELEMENT, f"Invalid request {full}")
+        if jobs[0].state == ENDED and not is_over:
+            raise Refusal(_FINISHED_ELEMENT, f"Request invalid for finished array subjob {full}")
     if all(job.state == ENDED for job in jobs) and not is_forgetting:
         raise Refusal(_FINISHED, f"Job has finished {full}")
     return [job.key for job in jobs]
