@@ -79,9 +79,9 @@ class ClusterFunction(Generic[P, R]):
             changes: Arguments of `cluster`.
 
         Raises:
-            SpecError: As `cluster` does.
+            SpecError: As `cluster` does, or ``depends_on`` is no sequence of jobs.
         """
-        return type(self)(self.__wrapped__, _checked(changes, self.spec), tuple(depends_on))
+        return type(self)(self.__wrapped__, _checked(changes, self.spec), _jobs(depends_on))
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here, in this process, as if it were not decorated."""
@@ -117,7 +117,10 @@ class ClusterFunction(Generic[P, R]):
             signature = inspect.signature(self.__wrapped__)
         except (TypeError, ValueError):
             return  # some built-in functions have none
-        signature.bind(*args, **kwargs)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._label}(): {error}") from None
 
 
 class _Cluster:
@@ -184,9 +187,25 @@ def _decorate(function: Any, spec: JobSpec) -> ClusterFunction[..., Any]:
         raise SpecError(f"{function.__name__}() is decorated with @cluster twice; use one decorator, or .options(...)")
     if isinstance(function, (staticmethod, classmethod)):
         raise SpecError(f"put @{type(function).__name__} above @cluster, not below it")
-    if isinstance(function, type) or not callable(function):
+    if type(function).__module__ == "_pytest.fixtures" or hasattr(function, "_pytestfixturefunction"):  # before 8.4
+        raise SpecError("put @pytest.fixture above @cluster, not below it")
+    if inspect.isclass(function):
+        raise SpecError(
+            f"@cluster decorates functions, not the class {function.__name__}; decorate its methods, or give all its "
+            "tests the marker @pytest.mark.cluster(cores=2)"
+        )
+    if not callable(function):
         raise SpecError(f"@cluster decorates functions, not {function!r}; write @cluster(cores=2) with named arguments")
     return ClusterFunction(function, spec)
+
+
+def _jobs(depends_on: Iterable[Job[Any]]) -> tuple[Job[Any], ...]:
+    from pytest_clusterjobs.engine.job import Job
+
+    jobs = tuple(depends_on) if isinstance(depends_on, Iterable) else (depends_on,)
+    if isinstance(depends_on, Job) or not all(isinstance(job, Job) for job in jobs):
+        raise SpecError(f"depends_on={depends_on!r} must be a list of jobs, as submit() gives them")
+    return jobs
 
 
 def _checked(options: dict[str, Any], base: JobSpec | None) -> JobSpec:

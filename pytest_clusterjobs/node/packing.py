@@ -85,6 +85,7 @@ class NestedFunction:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: "Any", **kwargs: "Any") -> "Any":
+        __tracebackhide__ = True
         mode = os.environ.get("CLUSTERJOBS_NESTED", "error")
         if mode == "local":
             return self.local(*args, **kwargs)

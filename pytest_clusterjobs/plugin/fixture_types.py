@@ -94,6 +94,7 @@ class ClusterJobs:
         Raises:
             SpecError: A resource is impossible, or there is no such.
             PayloadError: The function or an argument cannot be sent to the node.
+            TypeError: ``work`` is none of these.
         """
         __tracebackhide__ = True
         from pytest_clusterjobs.engine.work import Work, command_work
@@ -103,6 +104,8 @@ class ClusterJobs:
             return self._submit([Work(spec, _label(function), function, args)])[0]
         if args and isinstance(work, str):
             raise TypeError(f"{work!r} is a text for the shell and takes no more words; write a list of words")
+        if not isinstance(work, Sequence):
+            raise TypeError(f"{work!r} is no job; write a function, a text for the shell, or a list of words")
         command = work if isinstance(work, str) else [*work, *args]
         return self._submit([command_work(command, _function_and_spec(None, resources)[1])])[0]
 

@@ -137,6 +137,12 @@ def test_frames_are_those_of_the_node() -> None:
     assert frames[-1].line == 'raise ValueError("x")'
 
 
+def test_refused_call_inside_a_job_points_to_the_call() -> None:
+    back = sent(lambda: packing.NestedFunction(len, {})("x"))
+    assert "len.local(...)" in str(back)
+    assert [frame.name for frame in traceback.extract_tb(back.__traceback__)][-1] == "<lambda>"
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 knows no columns")
 def test_columns_mark_the_part_that_failed() -> None:
     text = "".join(traceback.format_exception(sent(lambda: 1 + 1 // 0)))

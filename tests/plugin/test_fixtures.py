@@ -27,6 +27,8 @@ def test_commands(cluster_jobs):
     assert cluster_jobs.run(["printf", "%s|"], "a b", 7).stdout == "a b|7|"
     with pytest.raises(TypeError, match="write a list of words"):
         cluster_jobs.run("echo", "x")
+    with pytest.raises(TypeError, match="5 is no job; write a function"):
+        cluster_jobs.run(5)
 """,
     )
 
