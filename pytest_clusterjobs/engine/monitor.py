@@ -27,6 +27,8 @@ _GROWTH = 0.03  # of the time since something last happened, so that a mark is s
 # Signals that a scheduler sends; what ended the job then is the scheduler's to say. 128 + HUP, INT, KILL, TERM, XCPU.
 _SCHEDULER_SIGNALS = frozenset({129, 130, 137, 143, 152})
 
+_EXIT_MODULE = 96  # of a job's script, when a module cannot be loaded
+
 
 class Monitor:
     """One thread of a run. `step` does everything; the thread only calls it at the right times."""
@@ -175,7 +177,7 @@ def by_exit_code(tracked: Tracked, code: int) -> verdict.Verdict:
     if code == 0:
         detail = "it left no result; something ended the process at once, as os._exit does"
         return verdict.Verdict(JobState.FAILED, ExitReason.NONZERO_EXIT, detail, 0)
-    if code == 96 and tracked.job.record.spec.modules:
+    if code == _EXIT_MODULE and tracked.job.record.spec.modules:
         detail = "an environment module could not be loaded"
         return verdict.Verdict(JobState.FAILED, ExitReason.ENVIRONMENT_MISMATCH, detail, code)
     return verdict.from_exit_code(code)
@@ -184,6 +186,6 @@ def by_exit_code(tracked: Tracked, code: int) -> verdict.Verdict:
 def _by_status(tracked: Tracked, status: JobStatus) -> verdict.Verdict:
     if tracked.cancel_reason is not None and status.state is not JobState.COMPLETED:
         return verdict.Verdict(verdict.state_for(tracked.cancel_reason), tracked.cancel_reason, tracked.cancel_detail)
-    if status.state is JobState.COMPLETED:
+    if status.state is JobState.COMPLETED or status.exit_code == _EXIT_MODULE:
         return by_exit_code(tracked, status.exit_code or 0)
     return verdict.from_status(status)

@@ -205,17 +205,34 @@ def run_split(
 
 
 def _run_parts(splits: int, home: "List[str]") -> "List[Tuple[Dict[str, Any], Segments]]":
-    import concurrent.futures
     import multiprocessing
 
     context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(splits, mp_context=context) as pool:
-        return list(pool.map(_run_part, range(splits), [home] * splits))
+    started = []  # type: List[Tuple[Any, Any]]
+    for part in range(splits):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_run_part, args=(part, home, sender))
+        process.start()
+        sender.close()  # so that the end of the part's process ends what it sends
+        started.append((process, receiver))
+    return [_result_of(process, receiver) for process, receiver in started]
 
 
-def _run_part(part: int, home: "List[str]") -> "Tuple[Dict[str, Any], Segments]":
+def _run_part(part: int, home: "List[str]", sender: "Any") -> None:
     assert _split_call is not None  # noqa: S101 - set before the fork
-    return run_function(lambda: _split_call(part), home)
+    sender.send(run_function(lambda: _split_call(part), home))
+
+
+def _result_of(process: "Any", receiver: "Any") -> "Any":
+    try:
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(
+            "a process of the loop ended early, with exit code {}".format(process.exitcode)
+        ) from None
+    process.join()
+    return result
 
 
 # ---------------------------------------------------------------- facts and files

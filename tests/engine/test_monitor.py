@@ -240,6 +240,14 @@ def test_announced_end_decides_where_the_job_left_nothing(push: Stage) -> None:
     )
 
 
+def test_announced_end_by_a_module_that_is_missing_is_the_environment_s(push: Stage) -> None:
+    """Locally it was an exit code 96 that nothing explained."""
+    job = push.call(modules=["gcc"])
+    announce(push, job, failed(ExitReason.NONZERO_EXIT, "EXITED", exit_code=96))
+    with pytest.raises(JobInfrastructureError, match="environment module"):
+        job.result(0)
+
+
 def test_announcement_about_an_unknown_or_ended_job_changes_nothing(push: Stage) -> None:
     job = push.call()
     push.envelope(job, 3)

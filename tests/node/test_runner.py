@@ -527,6 +527,24 @@ def test_loop_in_parts_gives_the_list_of_one_call_from_several_processes(node: N
     assert str(os.getpid()) not in {str(pid) for _, pid in values}
 
 
+def test_each_part_of_a_loop_has_a_process_of_its_own_however_short_it_is(node: Node) -> None:
+    """One worker of a pool took all parts of a loop over a few numbers."""
+    values = split(node, list(range(6)), splits=6)
+    assert len({pid for _, pid in values}) == 6
+
+
+@pytest.mark.parametrize(("end", "code"), [("os._exit(3)", "3"), ("os.kill(os.getpid(), 9)", "-9")])
+def test_part_whose_process_dies_is_an_exception_that_says_how(node: Node, end: str, code: str) -> None:
+    def dies(numbers: list[int]) -> list[int]:
+        if 2 in numbers:
+            exec("import os; " + end)  # noqa: S102 - one of the texts above
+        return numbers
+
+    node.put_call(pack(dies, [(([1, 2],), {})], "dies"), splits=2)
+    with pytest.raises(ChildProcessError, match=f"ended early, with exit code {code}"):
+        node.run().value()
+
+
 def test_parts_of_a_loop_run_side_by_side(node: Node) -> None:
     def meet(names: list[str]) -> list[bool]:
         Path(names[0]).touch()
