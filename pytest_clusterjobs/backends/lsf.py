@@ -2,7 +2,7 @@
 bhosts, lshosts and bparams to know the site.
 
 ``memory`` is what the whole job gets: ``-M`` limits it, in the unit that the site has set (``LSF_UNIT_FOR_LIMITS`` in
-lsf.conf, KB by default), and ``rusage[mem=...]`` reserves it. Where the site reserves for each task
+lsf.conf; by default KB, with volclava MB), and ``rusage[mem=...]`` reserves it. Where the site reserves for each task
 (``RESOURCE_RESERVE_PER_TASK`` in ``bparams -l``), each slot asks for its part. LSF counts run limits in minutes: ``-W``
 is rounded up, and ends a job up to a minute late.
 
@@ -114,6 +114,7 @@ class LsfBackend(BatchBackend):
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         super().__init__(transport, settings)
+        self._about = ""
         self._parameters = ""
         self._hosts: list[int | None] | None = None
         self._form = 0
@@ -130,7 +131,7 @@ class LsfBackend(BatchBackend):
     def check(self) -> BackendInfo:
         for command in ("bsub", "bjobs", "bkill"):
             self._require(command)
-        about = self.run_for_check(["lsid"], "LSF does not answer")
+        self._about = about = self.run_for_check(["lsid"], "LSF does not answer")
         queues = parse_queues(self.run_for_check(["bqueues", "-l"], "the batch daemon does not answer"))
         self._hosts = parse_hosts(self.run_for_check(["bhosts"], "cannot read the hosts"))
         self._parameters = self.run_for_check(["bparams", "-l"], "cannot read MAX_JOB_ARRAY_SIZE")
@@ -174,22 +175,34 @@ class LsfBackend(BatchBackend):
         return parse_parameter(self._parameters, name)
 
     def _memory_units(self) -> tuple[int, int]:
-        """Give the bytes in a unit of ``-M``, and in one of ``rusage``: without a setting, these are KB and MB.
+        """Give the bytes in a unit of ``-M``, and in one of ``rusage``.
 
         Raises:
             ConfigError: The option names no unit.
         """
-        asked = self.settings.options.get("memory_unit", "")
+        asked = self.settings.options.get("memory_unit", "") or self._configured_unit()
         if not asked:
-            folder = os.environ.get("LSF_ENVDIR", "/etc")
-            kept = self.transport.read(os.path.join(folder, "lsf.conf")) or b""
-            asked = parse_parameter(kept.decode(errors="replace"), "LSF_UNIT_FOR_LIMITS")
-        if not asked:
-            return _UNITS["KB"], _UNITS["MB"]
+            # volclava 2.2 shows -M 51200 as a MEMLIMIT of 52428800 K. Others: bsub(1), -M.
+            return _UNITS["MB" if self._is_volclava() else "KB"], _UNITS["MB"]
         unit = asked.upper() if len(asked) > 1 else f"{asked.upper()}B"
         if unit not in _UNITS:
             raise ConfigError(f"memory_unit is {asked!r}; known: {', '.join(_UNITS)}{nearest(asked, _UNITS)}")
         return _UNITS[unit], _UNITS[unit]
+
+    def _configured_unit(self) -> str:
+        if self.transport.is_here:
+            folder = os.environ.get("LSF_ENVDIR", "")
+        else:
+            folder = self.run(["printenv", "LSF_ENVDIR"]).stdout.strip()
+        kept = self.transport.read(os.path.join(folder or "/etc", "lsf.conf")) or b""
+        return parse_parameter(kept.decode(errors="replace"), "LSF_UNIT_FOR_LIMITS")
+
+    def _is_volclava(self) -> bool:
+        if not self._about:
+            result = self.run(["lsid"])
+            self.require_success(result, "cannot tell which LSF this is")
+            self._about = result.stdout
+        return self._about.lstrip().startswith("volclava")
 
     # ------------------------------------------------------------ submission
 

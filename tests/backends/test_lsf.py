@@ -7,6 +7,7 @@ command reference for 10.1, and say so.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -61,11 +62,12 @@ def backend(options: Mapping[str, str] | None = None, timeout_s: float = 10.0) -
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a directory on PATH for commands, and no configuration of this machine's."""
+    """Give a directory on PATH for commands, with IBM's lsid, and no configuration of this machine's."""
     commands = tmp_path / "bin"
     commands.mkdir()
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("LSF_ENVDIR", str(tmp_path))
+    runs(commands, "lsid", "echo IBM Spectrum LSF Standard 10.1.0.14, Jun 10 2023")
     return commands
 
 
@@ -132,6 +134,27 @@ def test_memory_is_counted_in_the_site_s_unit(site: Path, unit: str, limit: int,
     assert directives({"memory_unit": unit}, memory="3GB")[2:] == wanted
     (site.parent / "lsf.conf").write_text(f"LSF_LOGDIR=/x\n#LSF_UNIT_FOR_LIMITS=EB\nLSF_UNIT_FOR_LIMITS={unit} # so\n")
     assert directives(memory="3GB")[2:] == wanted
+
+
+def test_volclava_counts_limits_in_mb_where_the_site_says_nothing(site: Path) -> None:
+    """Recorded: -M 51200 is shown as a MEMLIMIT of 52428800 K. Taken for KB, no limit was ever reached."""
+    assert int(re.findall(r"MEMLIMIT\n (\d+) K", recorded("bjobs UF-memory-not-enforced"))[0]) == 51200 * 1024
+    says(site, "lsid", recorded("lsid ok"))
+    assert directives(memory="3GB")[2:] == ["-M 3072", '-R "rusage[mem=3072]"']
+
+
+def test_unit_of_a_far_site_is_read_there(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's LSF_ENVDIR says nothing about another's."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "lsf.conf").write_text("LSF_UNIT_FOR_LIMITS=GB\n")
+    runs(site, "printenv", f"echo {there}")
+
+    class Far(LocalTransport):
+        is_here: ClassVar[bool] = False
+
+    far = LsfBackend(Far(), BackendSettings())
+    assert directives_of(far.render_script(submission(memory="3GB")), "#BSUB")[2] == "-M 3"
 
 
 def test_unit_that_is_none_is_an_error_with_the_nearest() -> None:
