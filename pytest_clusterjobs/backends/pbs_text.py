@@ -42,6 +42,14 @@ _LIMITS: dict[int, ExitReason] = {
     -28: ExitReason.TIMEOUT,  # cput
     -29: ExitReason.TIMEOUT,  # walltime
 }
+# status_subjob in stat_job.c of OpenPBS 23.06.06; PBS User's Guide 2024.1, "Job Array Exit Status". An element that never
+# ran, or whose history is not kept, is shown with its array's attributes, Exit_status and substate among them. Nothing is
+# its own but the state and one of these comments.
+_SUBJOBS: dict[str, tuple[JobState, ExitReason | None, int | None]] = {
+    "Subjob finished": (JobState.COMPLETED, None, 0),
+    "Subjob failed": (JobState.FAILED, ExitReason.NONZERO_EXIT, None),
+    "Subjob terminated": (JobState.CANCELLED, ExitReason.CANCELLED_OUTSIDE, None),
+}
 _SIGNALLED = 256  # Exit_status of a job whose shell a signal ended: 256 and the signal
 _DELETED = "91"  # substate of a job that was deleted
 _NEVER = "Can Never Run"
@@ -124,6 +132,9 @@ def _status_of(job: Mapping[str, str]) -> JobStatus:
 
 
 def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts: int) -> JobStatus:
+    if comment in _SUBJOBS:
+        state, why, exit_code = _SUBJOBS[comment]
+        return JobStatus(state, word, why, comment, exit_code=exit_code)
     text = job.get("Exit_status", job.get("exit_status", "")).strip()
     number = int(text) if re.fullmatch(r"-?\d+", text) else None
     state, reason, code, signal = JobState.FAILED, ExitReason.NONZERO_EXIT, number, None

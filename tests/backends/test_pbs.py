@@ -414,6 +414,24 @@ def test_elements_have_their_own_ends_and_the_array_s_is_nobody_s(case: str) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("comment", "state", "reason", "code"),
+    [
+        ("Subjob finished", JobState.COMPLETED, None, 0),
+        ("Subjob failed", FAILED, ExitReason.NONZERO_EXIT, None),
+        ("Subjob terminated", CANCELLED, OUTSIDE, None),
+    ],
+)
+def test_element_that_is_shown_as_its_array_has_the_end_that_its_comment_tells(
+    comment: str, state: JobState, reason: ExitReason | None, code: int | None
+) -> None:
+    """Its Exit_status is the array's: one that somebody deleted before it ran was taken for completed."""
+    (whole,) = jobs_in(recorded("07-array/06")).values()
+    assert (whole["Exit_status"], whole["substate"]) == ("0", "70")
+    status = status_of({**whole, "job_state": "X", "comment": comment})
+    assert (status.state, status.reason, status.exit_code, status.detail) == (state, reason, code, comment)
+
+
 def test_element_that_has_ended_before_its_array_has_ended() -> None:
     (entry,) = parse_entries(recorded("07-array/10").stdout)
     status = status_of(entry.attributes)

@@ -146,6 +146,17 @@ def test_pending_job_deleted_from_outside_was_cancelled_outside(run: Run) -> Non
     assert waiting.reason is ExitReason.CANCELLED_OUTSIDE
 
 
+@pytest.mark.parametrize("pbs", [{"slots": 1, "history": history} for history in (True, False)], indirect=True)
+def test_pending_element_deleted_from_outside_was_cancelled_outside(run: Run) -> None:
+    """PBS shows such an element with its array's exit status, which is 0 as long as the array lasts."""
+    jobs = run.submit([command_work(f"sleep {seconds}", JobSpec()) for seconds in (300, 0)])
+    wait_for(lambda: jobs[0].state is JobState.RUNNING)
+    output_of("qdel", jobs[1].native_id)
+    with pytest.raises(JobCancelled):
+        jobs[1].result(30)
+    assert jobs[1].reason is ExitReason.CANCELLED_OUTSIDE
+
+
 @with_settings(slots=1, history=False)
 def test_without_history_such_a_job_is_lost_since_no_source_knows_it(run: Run) -> None:
     started(run, "sleep 300")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections import Counter
@@ -88,16 +89,30 @@ class Server:
             yield self._one(jobs[0], is_over=True)
             return
         is_over = all(job.state == ENDED for job in jobs)
-        yield self._array(number, jobs, is_over)
+        whole = self._array(number, jobs, is_over)
+        yield whole
         if with_elements:
             for job in jobs:
-                yield self._one(job, is_over)
+                yield self._element(job, whole, is_over)
 
     def element(self, number: int, element: int) -> Shown | None:
         """Give one element of an array."""
         jobs = list(self._jobs.jobs(number=number))
         is_over = all(job.state == ENDED for job in jobs)
-        return next((self._one(job, is_over) for job in jobs if job.element == element), None)
+        one = next((job for job in jobs if job.element == element), None)
+        return None if one is None else self._element(one, self._array(number, jobs, is_over), is_over)
+
+    def _element(self, job: FakeJob, whole: Shown, is_over: bool) -> Shown:
+        """Show an element; one of which the server keeps nothing with the array's attributes, but for two of them."""
+        if job.started_at is not None and (job.state != ENDED or self.has_history):
+            return self._one(job, is_over)
+        word, _ = _WORDS.get(job.state, ("F" if is_over else "X", 0))
+        attributes = dict(itertools.takewhile(lambda attribute: attribute[0] != "array", whole.attributes.items()))
+        attributes["job_state"] = word
+        if job.state == ENDED:
+            how = "terminated" if job.cause == DELETED else "finished" if exit_status(job) == 0 else "failed"
+            attributes["comment"] = f"Subjob {how}"
+        return Shown(job_id(job.number, job.element), word, attributes)
 
     # ------------------------------------------------------------ one job
 
@@ -254,7 +269,7 @@ class Server:
         if is_over:
             word, substate = "F", 92 if status == 0 else 93
         attributes = self._head(facts, number, word, None)
-        comment = ""
+        comment = self._why_not(jobs[0], facts)
         if started:
             attributes["stime"] = date(min(started))
             comment = f"Job Array Began at {_minute(min(started))}"
