@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pytest_clusterjobs.backends.base import (
@@ -30,6 +31,7 @@ from pytest_clusterjobs.backends.base import (
 )
 from pytest_clusterjobs.backends.batch import BatchBackend, shell_body
 from pytest_clusterjobs.backends.lsf_text import (
+    has_outgrown,
     parse_cores,
     parse_hosts,
     parse_jobs,
@@ -331,22 +333,32 @@ class LsfBackend(BatchBackend):
         return self.parse_poll(table.stdout, name_prefix)
 
     def explain(self, native_id: str) -> JobStatus | None:
-        told = self._ask_of_one(["bjobs", "-UF", native_id], native_id)
+        shown = self._ask_of_one(["bjobs", "-UF", native_id], native_id)
+        told = self._told(shown, native_id)
         # Who killed it only the history tells; and it remembers jobs that bjobs has forgotten.
         if told is None or (told.state is JobState.FAILED and told.reason in (None, ExitReason.SIGNAL)):
-            told = self._ask_of_one(["bhist", "-l", native_id], native_id) or told
+            try:
+                told = self._told(self._ask_of_one(["bhist", "-l", native_id], native_id), native_id) or told
+            except CommandError:  # it reads the daemon's own files: not every host has them, and it may take minutes
+                if told is None:
+                    raise
+        if told is not None and told.reason is ExitReason.SIGNAL and has_outgrown(shown):
+            return replace(told, reason=ExitReason.OUT_OF_MEMORY, detail="it held more memory than its MEMLIMIT")
         return told
 
-    def _ask_of_one(self, argv: list[str], native_id: str) -> JobStatus | None:
+    def _told(self, text: str, native_id: str) -> JobStatus | None:
+        return parse_prose(text, native_id, self._names.get(native_id.partition("[")[0], ""))
+
+    def _ask_of_one(self, argv: list[str], native_id: str) -> str:
         try:
             result = self.run(argv)
             if result.returncode and _UNKNOWN_FORM.search(result.stderr):
                 result = self.run([argv[0], "-l", native_id])
         except CommandNotFound:
-            return None
+            return ""
         if result.returncode and not _UNKNOWN_JOB.search(result.stderr + result.stdout):
             self.require_success(result, f"cannot ask about job {native_id}")
-        return parse_prose(result.stdout, native_id, self._names.get(native_id.partition("[")[0], ""))
+        return result.stdout
 
     def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
         manual = "Spectrum LSF 10.1, environment variables set for job execution"

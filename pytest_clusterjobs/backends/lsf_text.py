@@ -66,6 +66,15 @@ TERMINATIONS: dict[str, ExitReason] = {
     "TERM_WINDOW": ExitReason.DEADLINE,
     "TERM_ZOMBIE": ExitReason.NODE_FAILURE,
 }
+# What bhist -l of the OpenLava family calls an end that LSF itself brings about, e.g. "MEMLIMIT termination action"...
+_ACTIONS = {
+    "RUNLIMIT": ExitReason.TIMEOUT,
+    "CPULIMIT": ExitReason.TIMEOUT,
+    "MEMLIMIT": ExitReason.OUT_OF_MEMORY,
+    "DEADLINE": ExitReason.DEADLINE,
+    "Window": ExitReason.DEADLINE,
+    "Load": ExitReason.PREEMPTED,
+}
 _CANCELLED = frozenset({ExitReason.CANCELLED_OUTSIDE, ExitReason.DEPENDENCY_FAILED})
 
 #: SIGUSR2, by which LSF ends a job at its run limit (bsub(1), -W).
@@ -215,6 +224,9 @@ def _told(block: str, word: str) -> JobStatus | None:
     )
     if why:
         return status
+    action = re.search(rf"({'|'.join(_ACTIONS)}) termination action", said)
+    if action:
+        return _because(status, _ACTIONS[action[1]], action[0])
     if status.signal is not None and started is not None and _has_run_out(block, events[started][0], ended_at):
         return _because(status, ExitReason.TIMEOUT, "")
     if killed:
@@ -242,10 +254,26 @@ def _has_run_out(block: str, started_at: str, ended_at: str) -> bool:
     if limit_s is None:
         return False
     # No year is told, and a run may last over its end; that of the format is a leap year.
-    first, last = (
-        time.mktime(time.strptime(f"2024 {text[4:]}", "%Y %b %d %H:%M:%S")) for text in (started_at, ended_at)
-    )
+    try:
+        first, last = (
+            time.mktime(time.strptime(f"2024 {text[4:]}", "%Y %b %d %H:%M:%S")) for text in (started_at, ended_at)
+        )
+    except ValueError:  # months of another language, behind a login whose locale is not ours to set
+        return False
     return (last - first) % (366 * 86400.0) >= limit_s - 1
+
+
+def has_outgrown(text: str) -> bool:
+    """Tell whether ``bjobs -UF`` or ``-l`` shows a job that held as much memory as its limit allows, or more.
+
+    Only where a signal that nobody sent has ended it, this is the reason: some sites enforce no limit.
+    """
+    limit = re.search(r"^ *MEMLIMIT *\n *([\d.]+) ?([KMGT])", text, re.MULTILINE)
+    most = re.search(r"MAX MEM: ([\d.]+) ?([KMGT])", text)
+    if limit is None or most is None:
+        return False
+    limited, held = (float(match[1]) * 1024.0 ** "KMGT".index(match[2]) for match in (limit, most))
+    return held >= limited
 
 
 def parse_run_limit(text: str) -> float | None:

@@ -731,6 +731,68 @@ def test_bjobs_without_uf_is_asked_for_its_folded_form(site: Path) -> None:
     assert told.exit_code == 3
 
 
+OUTGROWN = recorded("bjobs UF-memory-not-enforced").replace("Done successfully.", "Exited with exit code 130.")
+
+
+@pytest.mark.parametrize(
+    ("limit", "killer", "reason"),
+    [
+        ("204800 K", "", ExitReason.OUT_OF_MEMORY),
+        ("200 M", "", ExitReason.OUT_OF_MEMORY),
+        ("52428800 K", "", ExitReason.SIGNAL),
+        ("204800 K", "Fri Nov 20 09:15:54: Signal <KILL> requested by user or administrator <ada>;\n",
+         ExitReason.CANCELLED_OUTSIDE),
+    ],
+)  # fmt: skip
+def test_job_that_outgrew_its_memory_limit_and_was_killed_by_nobody_ran_out_of_memory(
+    site: Path, limit: str, killer: str, reason: ExitReason
+) -> None:
+    """The OpenLava family names no reason. The memory is that of a recorded job, the limits are smaller ones."""
+    says(site, "bjobs", OUTGROWN.replace("Status <DONE>", "Status <EXIT>").replace("52428800 K", limit))
+    history = recorded("bhist l-ok").replace("<11>", "<66>").replace("<okjob>", "<hog>")
+    says(site, "bhist", re.sub(r"(.*): Done successfully", rf"{killer}\1: Exited with exit code 130", history))
+    told = backend().explain("66")
+    assert told is not None
+    assert told.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("MEMLIMIT", ExitReason.OUT_OF_MEMORY), ("RUNLIMIT", ExitReason.TIMEOUT), ("Load", ExitReason.PREEMPTED)],
+)
+def test_termination_action_in_the_history_is_the_reason(action: str, reason: ExitReason) -> None:
+    """Words of the OpenLava family's bhist, where a queue has a terminate action of its own (lsb.queues(5))."""
+    text = recorded("bhist l-killed")
+    event = re.sub(r"Signal <KILL> requested[^;]*\s*;", f"{action} termination action initiated (actpid 77);", text)
+    assert event != text
+    told = parse_prose(event, "2")
+    assert told is not None
+    assert (told.reason, told.signal) == (reason, 2)
+
+
+@pytest.mark.parametrize("history", ["echo 'lsb.events: Permission denied' >&2; exit 255", "exec sleep 60"])
+def test_history_that_cannot_be_read_leaves_what_bjobs_has_told(site: Path, history: str) -> None:
+    says(site, "bjobs", recorded("bjobs l-killed"))
+    runs(site, "bhist", history)
+    told = backend(timeout_s=0.5).explain("2")
+    assert told is not None
+    assert (told.reason, told.signal) == (ExitReason.SIGNAL, 2)
+
+
+def test_history_that_cannot_be_read_is_an_error_where_nobody_else_knows(site: Path) -> None:
+    says(site, "bjobs", stderr=recorded("bjobs unknown.stderr"), code=255)
+    runs(site, "bhist", "echo 'lsb.events: Permission denied' >&2; exit 255")
+    with pytest.raises(CommandError, match="Permission denied"):
+        backend().explain("99999")
+
+
+def test_months_in_another_language_are_no_run_limit() -> None:
+    text = recorded("bjobs UF-run-limit").replace("exit code 140", "exit code 143").replace("Nov", "Lis")
+    told = parse_prose(text, "37")
+    assert told is not None
+    assert told.reason is ExitReason.SIGNAL
+
+
 def test_source_that_fails_otherwise_is_an_error(site: Path) -> None:
     says(site, "bjobs", stderr=recorded("bjobs no-conf.stderr"), code=255)
     with pytest.raises(CommandError, match="cannot ask about job 7"):
