@@ -8,13 +8,13 @@ import math
 import sys
 import types
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.core.errors import ClusterJobsError
+from pytest_clusterjobs.core.errors import ClusterJobsError, PayloadError
 from pytest_clusterjobs.core.redaction import redact
 from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.plugin import selection, xdist
@@ -24,6 +24,24 @@ from pytest_clusterjobs.plugin.session import ClusterSession
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.engine.job import Job
+
+
+# Fixtures that act on the process where pytest runs, and what does the same in a body that runs in another one.
+_OF_THIS_PROCESS = {
+    **dict.fromkeys(
+        ("capsys", "capsysbinary", "capteesys", "capfd", "capfdbinary"), "contextlib.redirect_stdout in the body"
+    ),
+    "caplog": "a logging.Handler in the body",
+    "recwarn": "pytest.warns in the body",
+    **dict.fromkeys(
+        ("request", "pytestconfig", "cache"), "a fixture that takes from it what the body needs: its value travels"
+    ),
+    **dict.fromkeys(
+        ("record_property", "record_xml_attribute", "record_testsuite_property", "cluster_performance"),
+        "a decorated function that returns the value, and record it here",
+    ),
+    "cluster_jobs": "decorated functions, and call them here",
+}
 
 
 class Execution:
@@ -98,6 +116,7 @@ class Execution:
             return None
         values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
         try:
+            refuse_bound(pyfuncitem.originalname, values)
             job = self._session.run.submit_call(
                 function.__wrapped__,
                 (),
@@ -134,6 +153,18 @@ def refuse_unsupported(item: pytest.Item, known: ClusterItem) -> None:
             "function, or call a decorated helper inside the method",
             pytrace=False,
         )
+
+
+def refuse_bound(label: str, values: Mapping[str, object]) -> None:
+    """Raise `PayloadError` where a fixture would do nothing on the node, or could not be sent there."""
+    for name, instead in _OF_THIS_PROCESS.items():
+        origin = getattr(values.get(name), "__module__", None) or ""
+        if origin.startswith(("_pytest.", "pytest_clusterjobs.")):  # not a fixture of the user's under the same name
+            raise PayloadError(
+                f"{label}: fixture {name!r} works in the process of pytest, and the body of a decorated test runs in "
+                f"another. Take {instead}; or leave the test undecorated, mark it real_world, and call decorated "
+                "functions from it."
+            )
 
 
 def finish(job: Job[Any]) -> Any:

@@ -151,6 +151,33 @@ def test_parameter(handle): pass
     result.stdout.no_fnmatch_line("*direct cause*")
 
 
+@pytest.mark.parametrize(
+    ("fixture", "instead"),
+    [
+        ("capsys", "contextlib.redirect_stdout in the body"),
+        ("caplog", "a logging.Handler in the body"),
+        ("recwarn", "pytest.warns in the body"),
+        ("request", "a fixture that takes from it"),
+        ("record_property", "a decorated function that returns the value"),
+        ("cluster_performance", "a decorated function that returns the value"),
+        ("cluster_jobs", "decorated functions, and call them here"),
+    ],
+)
+def test_a_fixture_that_acts_on_this_process_is_refused_with_what_to_take_instead(
+    project: pytest.Pytester, fixture: str, instead: str
+) -> None:
+    """A copy of recwarn saw no warning, one of cluster_performance lost its figures; others' words were pickle's."""
+    result = run(project, f"@cluster\ndef test_bound({fixture}): pass\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E   *PayloadError: test_bound: fixture {fixture!r} works in * Take {instead}*"])
+    result.stdout.fnmatch_lines(["local: 1 ran, 1 failed"])
+
+
+def test_an_own_fixture_with_the_name_of_pytest_s_travels(project: pytest.Pytester) -> None:
+    source = "@pytest.fixture\ndef cache(): return {1: 2}\n@cluster\ndef test_own(cache): assert cache == {1: 2}\n"
+    run(project, source).assert_outcomes(passed=1)
+
+
 def test_a_job_without_an_exception_of_its_own_is_shown_at_the_tests_head(project: pytest.Pytester) -> None:
     result = run(
         project, "@pytest.mark.filterwarnings('error')\n@cluster\ndef test_killed():\n    os.kill(os.getpid(), 9)\n"
