@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -285,6 +286,19 @@ class Backend(ABC):
         Raises:
             ClusterJobsError: It cannot be had; the message says from where.
         """
+
+    def read_left(self, native_id: str, directory: str, path: str) -> bytes | None:
+        """Give what a file holds that a job left on the machine where the backend runs it; None where there is none.
+
+        Args:
+            native_id: The job's.
+            directory: The job's directory as the engine knows it there.
+            path: Absolute there, or relative to the directory.
+
+        Raises:
+            ClusterJobsError: It cannot be had.
+        """
+        return self.transport.read(os.path.join(directory, path))
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing
         """Release what the backend holds: processes, connections. Idempotent."""

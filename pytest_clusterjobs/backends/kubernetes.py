@@ -39,6 +39,7 @@ from pytest_clusterjobs.core.errors import (
     SubmitError,
     SubmitLimit,
     SubmitUnknown,
+    UsageError,
 )
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobState, JobStatus
@@ -283,6 +284,11 @@ class KubernetesBackend(Backend):
 
     def set_listener(self, listener: Callable[[str], None]) -> None:
         self._listener = listener
+
+    def read_left(self, native_id: str, directory: str, path: str) -> bytes | None:
+        if self._options.shared_volume is not None:
+            return super().read_left(native_id, directory, path)
+        raise UsageError("a pod's files go with it: have the job return or print what is in them")
 
     def close(self) -> None:
         """Delete what is left of this process's jobs, and stop watching."""

@@ -182,6 +182,12 @@ class SshBackend(Backend):
         for (link, root), directories in wanted.items():
             link.fetch(directories, root)
 
+    def read_left(self, native_id: str, directory: str, path: str) -> bytes | None:
+        if native_id not in self._place_of:
+            return None
+        link, (_, place) = self._link_of[native_id], self._place_of[native_id]
+        return link.transport.read(os.path.join(link.directory, place, path))
+
     def close(self) -> None:
         """End every job and what serves it, on all hosts at once, and wait for it: about 10 s at most."""
         if self._owner != os.getpid():  # a fork has no link

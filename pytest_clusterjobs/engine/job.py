@@ -17,7 +17,7 @@ from pytest_clusterjobs.core.units import format_duration, format_memory
 from pytest_clusterjobs.engine import outcome, verdict
 from pytest_clusterjobs.engine.payload import loads
 from pytest_clusterjobs.engine.store import STDERR, STDOUT
-from pytest_clusterjobs.node.runner import START
+from pytest_clusterjobs.node.runner import ORDER, START
 
 if TYPE_CHECKING:
     from pytest_clusterjobs.backends.base import Backend
@@ -187,12 +187,28 @@ class Job(Generic[R]):
         return facts if isinstance(facts, dict) else {}
 
     def read_file(self, path: str) -> bytes | None:
-        """Give what a file holds that it left; None where there is none.
+        """Give what a file holds that it left; None where there is none. One on another machine is read there.
 
         Args:
-            path: Absolute, as this machine sees it, or relative to its directory.
+            path: Absolute where it ran, or relative to its directory, or else to where it was started in.
+
+        Raises:
+            UsageError: The backend brings no files back; the message says what to do.
+            ClusterJobsError: The file is there and cannot be read, or the machine cannot be reached.
         """
-        return self._run.store.transport.read(os.path.join(self.record.directory, path))
+        record, backend, read = self.record, self.backend, self._run.store.transport.read
+        if not record.directory:
+            return None
+        if backend.sees_files or not os.path.isabs(path):
+            content = read(os.path.join(record.directory, path))
+            if content is not None:
+                return content
+        if backend.sees_files:
+            order = self._run.store.read_json(os.path.join(record.directory, ORDER)) or {}
+            return read(os.path.join(order["cwd"], path)) if "cwd" in order else None
+        ferry = self._run.ferries.get(record.backend)
+        directory = record.directory if ferry is None else ferry.far(record.directory)
+        return backend.read_left(record.native_id, directory, path)
 
     # ------------------------------------------------------------ callbacks
 

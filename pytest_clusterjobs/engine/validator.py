@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_clusterjobs.backends.base import Backend
 from pytest_clusterjobs.core.efficiency import hints, shares
-from pytest_clusterjobs.core.errors import UsageError, is_infrastructure
+from pytest_clusterjobs.core.errors import StoreError, UsageError, is_infrastructure
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.core.validation import Check, CheckVerdict, JobFailure, ValidationResult, category_of
 from pytest_clusterjobs.engine import validator_checks as checks
@@ -97,8 +97,9 @@ class ClusterJobValidator:
             job: The job. One that has raised, or was ended, fails.
             expected: Its value.
             approx: Numbers in it may differ by this part of the expected ones, e.g. 1e-6.
-            files: Paths of files that it must have left, absolute or relative to its directory; a mapping says what
-                they hold: a text, bytes, a predicate of the bytes, or None for anything.
+            files: Paths of files that it must have left, absolute or relative to its directory, or else to where it
+                was started; a mapping says what they hold: a text, bytes, a predicate of the bytes, or None for
+                anything.
             predicate: Must be true of its value.
             timeout_s: Seconds to wait for its end.
         """
@@ -217,7 +218,7 @@ class ClusterJobValidator:
 
     def _environment(self, job: Job[Any], required: Mapping[str, str | None] | Iterable[str]) -> list[Check]:
         record, backend = job.record, self._backend_of(job)
-        wanted = dict(required) if isinstance(required, Mapping) else dict.fromkeys(required)
+        wanted: dict[str, str | None] = _named(required)
         expected = {}
         if record.native_id:
             expected = dict(backend.expected_environment(record.native_id, record.submitted_as, record.spec))
@@ -237,7 +238,7 @@ class ClusterJobValidator:
         predicate: Callable[[Any], object] | None,
         timeout_s: float,
     ) -> list[Check]:
-        wanted: dict[str, FileWish] = dict(files) if isinstance(files, Mapping) else dict.fromkeys(files)
+        wanted: dict[str, FileWish] = _named(files)
         found = self._end(job, timeout_s, may_fail=False) if not job.wait(timeout_s) else []
         error = job.exception(timeout_s) if not found else None
         if error is not None:
@@ -247,8 +248,22 @@ class ClusterJobValidator:
             value = job.result()
             found += [] if expected is ANYTHING else [checks.value(value, expected, approx)]
             found += [] if predicate is None else [checks.predicate(value, predicate)]
-        contents = {path: job.read_file(os.fspath(path)) for path in wanted}
-        return [*found, *checks.files(wanted, contents)]
+        return [*found, *checks.files(wanted, {path: _content(job, path) for path in wanted})]
+
+
+def _named(names: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Give what is wanted by name, None for anything; a name alone is one, and not its letters."""
+    if isinstance(names, Mapping):
+        return dict(names)
+    return dict.fromkeys([names] if isinstance(names, (str, os.PathLike)) else names)
+
+
+def _content(job: Job[Any], path: str) -> bytes | Exception | None:
+    """Give what a file holds, None where there is none, or why that cannot be known."""
+    try:
+        return job.read_file(os.fspath(path))
+    except (StoreError, UsageError) as error:
+        return error
 
 
 def _cancelled_by(reason: ExitReason, detail: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_clusterjobs.backends.base import Capability, Expectation
+from pytest_clusterjobs.core.errors import UsageError
 from pytest_clusterjobs.core.record import FROM_HERE, JobMetrics, JobRecord, Transition
 from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import JobState
@@ -288,17 +289,22 @@ def predicate(found: Any, test: Callable[[Any], object]) -> Check:
 
 
 def files(
-    wanted: Mapping[str, str | bytes | Callable[[bytes], object] | None], contents: Mapping[str, bytes | None]
+    wanted: Mapping[str, str | bytes | Callable[[bytes], object] | None],
+    contents: Mapping[str, bytes | Exception | None],
 ) -> Iterator[Check]:
     """Compare files with what they must hold.
 
     Args:
         wanted: By path: a text or bytes that the file must be, a predicate of its bytes, or None: it must be there.
-        contents: By path: what it holds, or None where there is none.
+        contents: By path: what it holds, None where there is none, or why it cannot be known: a call that the backend
+            has no way to answer is unknown, and what is there and cannot be read is not what was wanted.
     """
     for path, want in wanted.items():
         data = contents[path]
-        if data is None:
+        if isinstance(data, Exception):
+            verdict = CheckVerdict.UNKNOWN if isinstance(data, UsageError) else CheckVerdict.MISMATCH
+            yield Check(path, verdict, "a file", why=str(data))
+        elif data is None:
             yield Check(path, CheckVerdict.MISMATCH, "a file", None, "none", "the job left no such file")
         elif want is None:
             yield Check(path, CheckVerdict.HONOURED, "a file", None, f"{len(data)} bytes")

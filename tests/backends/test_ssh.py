@@ -32,6 +32,7 @@ from pytest_clusterjobs.core.errors import (
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.opening import open_backend
+from pytest_clusterjobs.engine.validator import ClusterJobValidator
 from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.transports.local import LocalTransport
 from tests.backends.ssh_bench import PATIENCE_S, Site, says, site, wait_for
@@ -83,6 +84,14 @@ class TestJobs:
         files = [path for path in folder.rglob("*") if path.is_file() and not path.is_relative_to(folder / "node")]
         assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files)
         assert not [path for path in files if b"hunter2-hunter2" in path.read_bytes()]
+
+    def test_files_that_it_leaves_there_are_validated(self, far: Site, tmp_path: Path) -> None:
+        """They were said not to be there."""
+        absolute, validator = tmp_path / "absolute", ClusterJobValidator()
+        job = command(far.run(), f"mkdir folder; printf 1 > folder/one; printf 2 > '{absolute}'")
+        assert validator.validate_output(job, files={"folder/one": b"1", str(absolute): "2", "stdout.log": ""})
+        failed = validator.validate_output(job, files=["two", "folder"]).failed
+        assert [check.name for check in failed] == ["two", "folder"]
 
     def test_obeys_variables_that_an_interpreter_reads_at_its_start(self, far: Site) -> None:
         run = far.run()

@@ -21,6 +21,7 @@ from pytest_clusterjobs.core.errors import JobInfrastructureError, StoreError
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
+from pytest_clusterjobs.engine.validator import ClusterJobValidator
 from pytest_clusterjobs.engine.work import Work
 from tests import days, watching
 
@@ -171,6 +172,16 @@ def test_logs_of_a_running_job_are_brought(run: Run) -> None:
     job.cancel()
     assert job.wait(40)
     assert (job.state, job.reason) == (JobState.CANCELLED, ExitReason.CANCELLED)
+
+
+def test_files_that_a_job_leaves_there_are_validated(run: Run, tmp_path: Path) -> None:
+    """They were said not to be there."""
+    absolute, validator = tmp_path / "absolute", ClusterJobValidator()
+    job = run.submit_command(f"mkdir folder; printf 1 > folder/one; printf 2 > '{absolute}'", JobSpec())
+    assert validator.validate_output(
+        job, files={"folder/one": b"1", str(absolute): "2", "stdout.log": ""}, timeout_s=60
+    )
+    assert [check.name for check in validator.validate_output(job, files=["two", "folder"]).failed] == ["two", "folder"]
 
 
 def test_a_work_directory_that_cannot_be_made_is_named(place: Place, tmp_path: Path, there: Path) -> None:

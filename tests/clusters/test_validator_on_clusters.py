@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.clusters.base import RunningCluster
+from pytest_clusterjobs.config.place import Place
+from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.spec import make_spec
 from pytest_clusterjobs.core.state import JobState
 from pytest_clusterjobs.core.validation import CheckVerdict
@@ -132,6 +134,43 @@ class TestSge:
         job = run.submit_command("true", make_spec(cores=1, extra_directives=["-pe smp 2"]))
         failed = {check.name for check in validator.validate(job).failed}
         assert failed == {"NSLOTS", "cores"}
+
+
+@pytest.mark.cluster_lane("kubernetes")
+@pytest.mark.usefixtures("kubernetes")
+class TestKubernetes:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Iterator[Run]:
+        options = {"cpu_request": "100m", "shared_volume": f"hostpath:{tmp_path}:{tmp_path}"}
+        places = {
+            "private": Place("private", "kubernetes", options={"cpu_request": "100m"}),
+            "shared": Place("shared", "kubernetes", options=options),
+        }
+        run = Run(Settings(workdir=str(tmp_path / "work")), places=places.__getitem__)
+        run.select("private")
+        yield run
+        assert run.close().leaked == []
+
+    def test_memory_of_no_whole_pages_is_what_was_asked_for(self, run: Run, validator: ClusterJobValidator) -> None:
+        """The kernel rounds the limit down to pages, and that was called short."""
+        result = validator.validate(run.submit_call(abs, (-1,), {}, make_spec(memory=200_000_001)), 1)
+        assert result, str(result)
+        assert result.check("memory").observed == 199_999_488
+
+    def test_files_that_are_gone_with_the_pod_are_unknown(self, run: Run, validator: ClusterJobValidator) -> None:
+        job = run.submit_command("printf 1 > one", make_spec())
+        result = validator.validate_output(job, files={"one": "1", "stdout.log": ""})
+        assert result.check("stdout.log").verdict is CheckVerdict.HONOURED
+        assert result.check("one").verdict is CheckVerdict.UNKNOWN
+        assert "have the job return or print what is in them" in result.check("one").why
+
+    def test_files_on_a_shared_volume_are_known(self, run: Run, validator: ClusterJobValidator) -> None:
+        run.select("shared")
+        result = validator.validate_output(
+            run.submit_command("printf 1 > one", make_spec()), files={"one": "1", "two": None}
+        )
+        assert result.check("one").verdict is CheckVerdict.HONOURED
+        assert [check.name for check in result.failed] == ["two"]
 
 
 @pytest.mark.cluster_lane("slurm")

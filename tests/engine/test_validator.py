@@ -183,6 +183,21 @@ def test_files_that_a_job_leaves_are_looked_at(run: Run, validator: ClusterJobVa
     assert result.check(str(absent)).why == "the job left no such file"
 
 
+def test_files_are_looked_for_where_a_job_was_started(
+    run: Run, validator: ClusterJobValidator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a job had written into its working directory were said not to be there."""
+    monkeypatch.chdir(tmp_path)
+    job = run.submit_command(["sh", "-c", "mkdir folder; printf 1 > folder/one; printf 2 > two"], make_spec())
+    assert job.wait(30)
+    monkeypatch.chdir("/")
+    assert validator.validate_output(job, files={"folder/one": "1", "two": "2", "stdout.log": ""})
+    assert validator.validate_output(job, files="two").check("two").verdict is HONOURED
+    result = validator.validate_output(job, files=["three", "folder"])
+    assert [(check.name, check.verdict) for check in result.failed] == [("three", MISMATCH), ("folder", MISMATCH)]
+    assert "Is a directory" in result.check("folder").why
+
+
 def test_job_that_raised_has_no_valid_output(run: Run, validator: ClusterJobValidator) -> None:
     result = validator.validate_output(call(run, int, "x"), 1)
     assert "ValueError: invalid literal" in result.errors[0]
@@ -406,6 +421,7 @@ def test_required_variables_are_looked_for(run: Run, validator: ClusterJobValida
     job = call(run, abs, 1, env={"MINE": "secret"})
     assert job.wait(30)
     assert validator.validate_environment(job, ["MINE", "PATH"])
+    assert validator.validate_environment(job, "MINE").check("MINE").verdict is HONOURED
     result = validator.validate_environment(job, {"MINE": "1", "OMP_NUM_THREADS": "1", "CLUSTERJOBS_JOB_ID": "1"})
     assert [check.name for check in result.failed] == ["OMP_NUM_THREADS"]
     assert result.check("MINE").verdict is UNKNOWN
