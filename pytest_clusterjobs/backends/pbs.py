@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from pytest_clusterjobs.backends.base import (
@@ -46,7 +47,7 @@ from pytest_clusterjobs.core.errors import (
 )
 from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import JobSpec
-from pytest_clusterjobs.core.state import JobStatus
+from pytest_clusterjobs.core.state import ExitReason, JobStatus
 from pytest_clusterjobs.transports.base import CommandResult, Transport
 
 __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
@@ -72,6 +73,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN_PATH = re.compile(r"[^:,^]+")
 # Where the execution daemon writes what it has to say of a job, e.g. that its time is up.
 _LOG = "scheduler.log"
+# Ends of which the daemon may have said more.
+_UNEXPLAINED = frozenset({ExitReason.NONZERO_EXIT, ExitReason.SIGNAL, ExitReason.LOST})
 _RESOURCES = re.compile(r"[A-Za-z][\w-]*=[^:=\s]+(:[A-Za-z][\w-]*=[^:=\s]+)*")
 
 
@@ -275,15 +278,20 @@ class PbsBackend(BatchBackend):
             result = self.run(["qstat", "-f", native_id])
         if not self.is_harmless_cancel(result.stderr):
             self.require_success(result, f"cannot ask about job {native_id}")
-        found = [status_of(entry.attributes) for entry in parse_entries(result.stdout) if entry.name == native_id]
-        if found and found[0].state.is_terminal:
-            return found[0]
-        # Without a history, the default of a server, the daemon's own words are all that is left of an end.
+        entries = (entry for entry in parse_entries(result.stdout) if entry.name == native_id)
+        found = next((status_of(entry.attributes) for entry in entries), None)
+        if found is not None and not (found.state.is_terminal and found.reason in _UNEXPLAINED):
+            return found
+        # Without a history, the default of a server, the daemon's own words are all that is left of an end. Of an
+        # element of an array that lasts, the server then knows no more than that it failed.
         log = None
         if native_id in self._logs:
             with suppress(StoreError):
                 log = self.transport.read(self._logs[native_id])
-        return parse_log((log or b"").decode(errors="replace")) or next(iter(found), None)
+        told = parse_log((log or b"").decode(errors="replace"))
+        return (
+            found if told is None else replace(told if found is None else found, reason=told.reason, detail=told.detail)
+        )
 
     def expected_environment(self, native_id: str, name: str, spec: JobSpec) -> Mapping[str, Expectation]:
         manual = "qsub(1B) 23.06, Environment Variables"

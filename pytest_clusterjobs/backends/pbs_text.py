@@ -42,9 +42,9 @@ _LIMITS: dict[int, ExitReason] = {
     -28: ExitReason.TIMEOUT,  # cput
     -29: ExitReason.TIMEOUT,  # walltime
 }
-# status_subjob in stat_job.c of OpenPBS 23.06.06; PBS User's Guide 2024.1, "Job Array Exit Status". An element that never
-# ran, or whose history is not kept, is shown with its array's attributes, Exit_status and substate among them. Nothing is
-# its own but the state and one of these comments.
+# status_subjob in stat_job.c of OpenPBS 23.06.06; PBS User's Guide 2024.1, 8.4.6. An element that never ran, or whose
+# history is not kept, is shown with its array's attributes, Exit_status and substate among them. Nothing is its own but
+# the state and one of these comments.
 _SUBJOBS: dict[str, tuple[JobState, ExitReason | None, int | None]] = {
     "Subjob finished": (JobState.COMPLETED, None, 0),
     "Subjob failed": (JobState.FAILED, ExitReason.NONZERO_EXIT, None),
@@ -153,11 +153,15 @@ def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts
     return JobStatus(state, word, reason, comment, False, code, signal, nodes, restarts)
 
 
-_KILLED = re.compile(r"=>> PBS: (job killed: (\w+) .*)")
+# The hook for control groups ends any job's output with the second, and with nothing after the colon where the kernel
+# has killed nothing.
+_KILLED = re.compile(r"=>> PBS: (job killed: (\w+) .*)|(Cgroup (mem(?:ory|sw)?) limit exceeded: *\S.*)")
 _KILLED_FOR = {
     "walltime": ExitReason.TIMEOUT,
     "cput": ExitReason.TIMEOUT,
     "mem": ExitReason.OUT_OF_MEMORY,
+    "memory": ExitReason.OUT_OF_MEMORY,
+    "memsw": ExitReason.OUT_OF_MEMORY,
     "vmem": ExitReason.OUT_OF_MEMORY,
 }
 
@@ -167,7 +171,9 @@ def parse_log(text: str) -> JobStatus | None:
     found = _KILLED.search(text)
     if found is None:
         return None
-    return JobStatus(JobState.FAILED, "killed", _KILLED_FOR.get(found[2], ExitReason.SIGNAL), found[1])
+    return JobStatus(
+        JobState.FAILED, "killed", _KILLED_FOR.get(found[2] or found[4], ExitReason.SIGNAL), found[1] or found[3]
+    )
 
 
 def _nodes(exec_host: str) -> str:

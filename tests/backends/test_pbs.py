@@ -573,6 +573,8 @@ def test_without_a_history_a_job_that_runs_is_found_and_one_that_ended_is_not() 
         ("=>> PBS: job killed: walltime 3 exceeded limit 2\nTerminated\n", ExitReason.TIMEOUT),
         ("Terminated=>> PBS: job killed: walltime 4 exceeded limit 3\n", ExitReason.TIMEOUT),
         ("hello\n=>> PBS: job killed: mem 212768kb exceeded limit 51200kb\n", ExitReason.OUT_OF_MEMORY),
+        ("Killed\nCgroup memsw limit exceeded: oom-kill:constraint=CONSTRAINT_MEMCG\n", ExitReason.OUT_OF_MEMORY),
+        ("=>> PBS: job killed: walltime 3 exceeded limit 2\nCgroup memsw limit exceeded: \n", ExitReason.TIMEOUT),
     ],
 )
 def test_daemon_s_own_words_explain_an_end_of_which_there_is_no_history(
@@ -582,13 +584,36 @@ def test_daemon_s_own_words_explain_an_end_of_which_there_is_no_history(
     pbs = backend(qstat_x_f=off, qstat_f=gone)
     native_id = pbs.submit(submission(str(tmp_path))).native_ids[0]
     assert pbs.explain(native_id) is None
-    (tmp_path / "scheduler.log").write_text("Last login: never\n")
+    (tmp_path / "scheduler.log").write_text("Last login: never\nCgroup mem limit exceeded: \n")
     assert pbs.explain(native_id) is None
     (tmp_path / "scheduler.log").write_text(text)
     status = pbs.explain(native_id)
     assert status is not None
     assert (status.state, status.reason) == (FAILED, reason)
-    assert "exceeded limit" in status.detail
+    assert "exceeded" in status.detail
+
+
+@pytest.mark.parametrize(
+    ("case", "state", "reason"),
+    [
+        ("04-failed-exit3/03", FAILED, ExitReason.OUT_OF_MEMORY),
+        ("05-killed/10", FAILED, ExitReason.OUT_OF_MEMORY),
+        ("05-killed/04", CANCELLED, OUTSIDE),
+        ("06-walltime/03", FAILED, ExitReason.TIMEOUT),
+        ("03-finished-ok/08", JobState.COMPLETED, None),
+    ],
+)
+def test_daemon_s_words_say_more_than_a_history_that_has_no_reason(
+    tmp_path: Path, case: str, state: JobState, reason: ExitReason | None
+) -> None:
+    """Where control groups bound a job's memory, its Exit_status is that of any killed process."""
+    text = as_text("Job Id", {"7.pbsrig": only_job(case)})
+    pbs = backend(qstat_x_f=(0, text, ""))
+    native_id = pbs.submit(submission(str(tmp_path))).native_ids[0]
+    (tmp_path / "scheduler.log").write_text("Cgroup mem limit exceeded: oom-kill:constraint=CONSTRAINT_MEMCG\n")
+    status = pbs.explain(native_id)
+    assert status is not None
+    assert (status.state, status.reason, status.native_word) == (state, reason, "F")
 
 
 # ---------------------------------------------------------------- cancelling

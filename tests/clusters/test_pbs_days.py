@@ -128,6 +128,14 @@ def test_time_limit_is_a_timeout_with_the_output_so_far(
         run.close()
 
 
+@with_settings(slots=1, history=False)
+def test_element_s_time_limit_is_a_timeout_where_pbs_knows_no_more_than_that_it_failed(run: Run) -> None:
+    jobs = run.submit([command_work(f"sleep {seconds}", make_spec(time=5)) for seconds in (300, 4)])
+    with pytest.raises(JobTimeout):
+        jobs[0].result(40)
+    assert jobs[1].result(30).exit_code == 0
+
+
 def test_job_deleted_from_outside_was_cancelled_outside(run: Run) -> None:
     running = started(run, "sleep 300")
     output_of("qdel", running.native_id)
