@@ -212,6 +212,10 @@ class BatchBackend(Backend):
         """Give the variables that the script itself sets, from a file. Pure."""
         return submission.spec.env
 
+    def submit_environment(self, submission: Submission) -> dict[str, str]:
+        """Give the environment of the submit command, which many schedulers hand on to the job."""
+        return self.clean(submission.environment)
+
     @abstractmethod
     def is_harmless_cancel(self, stderr: str) -> bool:
         """Tell whether a failed cancel command only says that a job has ended already. Pure."""
@@ -225,7 +229,7 @@ class BatchBackend(Backend):
         argv = self.submit_argv(submission, script)
         command = shlex.join(argv)
         try:
-            result = self.run(argv, self.clean(submission.environment), self.submit_stdin(script_text))
+            result = self.run(argv, self.submit_environment(submission), self.submit_stdin(script_text))
         except CommandTimeout as error:
             message = f"{argv[0]} did not answer within {self.settings.command_timeout_s:g} s"
             raise SubmitUnknown(message, self.name, command, error.stderr) from error

@@ -82,14 +82,16 @@ _LOST_REPLIES = re.compile(
 # What bkill says of jobs that it kills, has killed or does not know. The third it says of a whole array that waits,
 # and ends it (seen with volclava 2.2).
 _KILLED = re.compile(
-    r"^Job <\S+>(: (Job has already finished|No matching job found|Operation is in progress)| is being terminated)"
-    r"|^No (matching|unfinished) job found|is not found$"
+    r"^(Job <\S+>: )?(Job has already finished|No (matching|unfinished) job found)"
+    r"|^(Job <\S+>: O|The requested o)peration is in progress|^Job <\S+> is being terminated|is not found$"
 )
 _SUBMITTED = re.compile(r"Job <([1-9]\d*)> is submitted to ")
 
 # Set in a job, and wrong in a job of that job.
 _OF_A_JOB = frozenset({"LS_JOBPID", "LS_SUBCWD", "LS_EXECCWD", "LS_EXEC_T", "LSFUSER"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# bsub writes NAME='value'; export NAME, quoting nothing; a value with such an end in it has the job wait for ever.
+_BREAKS = re.compile(r"['\n]")
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40, "PB": 2**50, "EB": 2**60}
 
 
@@ -127,6 +129,20 @@ class LsfBackend(BatchBackend):
         # bsub writes the environment into the job's file, for a shell to read: names that are none to it are noise.
         kept = super().clean(environment)
         return {name: value for name, value in kept.items() if name not in _OF_A_JOB and _NAME.fullmatch(name)}
+
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: str | None = None) -> CommandResult:
+        if env is None and self.transport.is_here:  # what they print is read: times in no other language
+            env = {**self.clean(os.environ), "LC_ALL": "C"}
+        return super().run(argv, env, stdin)
+
+    def submit_environment(self, submission: Submission) -> dict[str, str]:
+        kept = self.clean(submission.environment)
+        # Where too many jobs wait, bsub would sleep a minute, five times; we wait ourselves.
+        return {**{name: value for name, value in kept.items() if not _BREAKS.search(value)}, "LSB_NTRIES": "1"}
+
+    def job_environment(self, submission: Submission) -> Mapping[str, str]:
+        inherited = self.clean(submission.environment)
+        return {**{name: value for name, value in inherited.items() if _BREAKS.search(value)}, **submission.spec.env}
 
     # ------------------------------------------------------------ what there is
 
@@ -238,7 +254,7 @@ class LsfBackend(BatchBackend):
             index,
             id_variable="LSB_JOBID",
             # LSF itself shows what a job prints when it has ended.
-            claimed=('exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"',),
+            claimed=("unset LSB_NTRIES", 'exec >>"$cj_dir/stdout.log" 2>>"$cj_dir/stderr.log"'),
             interrupt="TERM",  # bkill sends INT first, and TERM ten seconds later (lsb.params(5))
             limit_signal="USR2",
         )

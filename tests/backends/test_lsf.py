@@ -253,18 +253,43 @@ def test_environment_has_nothing_of_an_outer_job_and_what_leads_to_lsf(site: Pat
         "LS_COLORS": "di=1",
         "BASH_FUNC_module%%": "() { :\n}",
         "a.b": "c",
-        "LINES_OF": "a\nb",
         "PATH": os.environ["PATH"],
     }
+    seen = seen_by_bsub(site, tmp_path, environment=outer, env={"TOKEN": "s3cret"})
+    kept = {"LS_COLORS": "di=1", "PATH": os.environ["PATH"], "LSF_ENVDIR": str(tmp_path), "LSB_NTRIES": "1"}
+    assert {name: value for name, value in seen.items() if name not in ("PWD", "OLDPWD", "SHLVL", "_")} == kept
+    assert "s3cret" in (tmp_path / "job" / "environment.sh").read_text()
+    assert "s3cret" not in (tmp_path / "job" / "script.sh").read_text()
+
+
+def test_values_that_bsub_would_spoil_travel_in_the_job_s_own_file(site: Path, tmp_path: Path) -> None:
+    """bsub of the OpenLava family writes NAME='value'; export NAME, and reads back to the first "'; export "."""
+    hard = {"LINES_OF": "a\nb", "QUOTED": "it's", "SCRIPT": "A='b'; export A\ntrue"}
+    seen = seen_by_bsub(site, tmp_path, environment={**hard, "PATH": os.environ["PATH"]})
+    assert not hard.keys() & seen.keys()
+    show = f". {tmp_path}/job/environment.sh; env -0"
+    done = subprocess.run(["bash", "-c", show], env={}, capture_output=True, text=True, check=True)
+    given = dict(each.split("=", 1) for each in done.stdout.split("\0") if each)
+    assert {name: given[name] for name in hard} == hard
+
+
+def seen_by_bsub(site: Path, tmp_path: Path, **options: Any) -> dict[str, str]:
     runs(site, "bsub", f"env -0 >{tmp_path}/seen\ncat {DATA}/bsub-volclava-2.2-stdin.txt")
     job = tmp_path / "job"
     job.mkdir()
-    assert backend().submit(submission(str(job), environment=outer, env={"TOKEN": "s3cret"})).native_ids == ("2",)
-    seen = dict(each.split("=", 1) for each in (tmp_path / "seen").read_text().split("\0") if each)
-    kept = {"LINES_OF": "a\nb", "LS_COLORS": "di=1", "PATH": os.environ["PATH"], "LSF_ENVDIR": str(tmp_path)}
-    assert {name: value for name, value in seen.items() if name not in ("PWD", "OLDPWD", "SHLVL", "_")} == kept
-    assert "s3cret" in (job / "environment.sh").read_text()
-    assert "s3cret" not in (job / "script.sh").read_text()
+    assert backend().submit(submission(str(job), **options)).native_ids == ("2",)
+    return dict(each.split("=", 1) for each in (tmp_path / "seen").read_text().split("\0") if each)
+
+
+def test_job_does_not_see_that_its_bsub_was_to_try_once() -> None:
+    assert "unset LSB_NTRIES" in backend().render_script(submission()).splitlines()
+
+
+def test_questions_are_asked_in_no_other_language(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_TIME", "de_DE.UTF-8")
+    runs(site, "bjobs", f'echo "$LC_ALL" >{site}/calls; echo "No job found" >&2; exit 255')
+    assert backend().query("cj-") == {}
+    assert calls(site) == ["C"]
 
 
 # ---------------------------------------------------------------- the answer to a submission
@@ -824,6 +849,16 @@ def test_job_that_has_ended_or_ends_is_harmless_to_cancel(site: Path, case: str)
     says(site, "bkill", stderr=recorded(f"bkill {case}.stderr"), code=255)
     backend().cancel(["7"])
     assert calls(site) == ["7"]
+
+
+@pytest.mark.parametrize(
+    "said", ["Job has already finished", "No matching job found", "The requested operation is in progress."]
+)
+def test_ibm_s_word_for_many_jobs_at_once_is_harmless(site: Path, said: str) -> None:
+    """LSF 10.1 may say one word about all ids, without any of them."""
+    says(site, "bkill", stderr=f"{said}\n", code=255)
+    backend().cancel(["7", "8[3]"])
+    assert calls(site) == ["7 8[3]"]
 
 
 @pytest.mark.parametrize("stderr", ["User permission denied\n", recorded("bkill again.stderr") + "Bad cluster\n"])

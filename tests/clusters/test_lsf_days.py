@@ -77,6 +77,7 @@ def submissions(place: FakePlace) -> int:
 
 def test_value_environment_and_queue_of_a_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CJ_TEST_LINES", "one\ntwo\\n three")
+    monkeypatch.setenv("CJ_TEST_SCRIPT", "A='b'; export A")
     monkeypatch.setenv("LSB_JOBINDEX", "7")
     monkeypatch.setenv("BSUB_QUIET", "1")
 
@@ -89,7 +90,8 @@ def test_value_environment_and_queue_of_a_job(run: Run, monkeypatch: pytest.Monk
     assert (environment["LSB_JOBID"], environment["LSB_JOBINDEX"]) == (job.native_id, "0")
     assert (environment["LSB_QUEUE"], environment["LSB_HOSTS"]) == ("short", "lsfhost lsfhost")
     assert environment["CJ_TEST_LINES"] == "one\ntwo\\n three"
-    assert "BSUB_QUIET" not in environment
+    assert environment["CJ_TEST_SCRIPT"] == "A='b'; export A"
+    assert not {"BSUB_QUIET", "LSB_NTRIES"} & environment.keys()
 
 
 def test_array_of_100_has_every_result_at_its_own_index(run: Run, place: FakePlace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -157,6 +158,16 @@ def test_directives_count_on_standard_input_only_and_below_the_command_line(lsf:
     assert (lsf.folder / "2.out").read_text() == "idx 2\n"
     names = [line.split()[6] for line in lsf.out("bjobs -a -w").splitlines()[1:]]
     assert names == ["./script", "sa[1]", "sa[2]", "other"]
+
+
+def test_environment_is_that_of_a_login_where_lsf_sets_it_and_is_spoiled_by_an_end_of_a_value(lsf: Lsf) -> None:
+    """By lsb.sub.c and mbd.log.c of volclava."""
+    lsf.ended(lsf.submit("bsub 'env -0 >seen'", HOME="/elsewhere", TERM="dumb", CJ_ODD="it's\n$x"))
+    seen = dict(each.split("=", 1) for each in (lsf.folder / "seen").read_text().split("\0") if each)
+    assert (seen["HOME"], seen["CJ_ODD"], "TERM" in seen) == (pwd.getpwuid(os.geteuid()).pw_dir, "it's\n$x", False)
+    spoiled = lsf.submit("bsub true", CJ_ODD="A='b'; export A")
+    lsf.ended(lsf.submit("bsub true"))
+    assert lsf.state(spoiled) == "PEND"
 
 
 @pytest.mark.parametrize("name", ["zz[0-2]", "z[1-20000]"])

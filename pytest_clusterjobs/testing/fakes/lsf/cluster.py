@@ -78,7 +78,7 @@ class FakeLsf(FakeCluster):
 
     def may_start(self, queue: Queue, job: FakeJob) -> bool:
         status = {each["name"]: each["status"] for each in queue.setting("queues")}
-        return not str(status[job.facts["queue"]]).endswith("Inact")
+        return job.facts["is_readable"] and not str(status[job.facts["queue"]]).endswith("Inact")
 
     def prepare(self, job: FakeJob) -> Mapping[str, str]:
         with self.look() as queue:

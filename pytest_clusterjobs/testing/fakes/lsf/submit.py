@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import sys
 import time
@@ -70,6 +71,7 @@ _FLAGS = frozenset(["x", "H", "r", "N", "B", "I", "K", "Ip", "Is", "Zs"])
 _IBM_WITH_VALUE = frozenset(["gpu", "cwd", "env", "G", "g", "app", "U", "sla", "oo", "eo", "Q"])
 _IBM_FLAGS = frozenset({"rn", "XF"})
 _NAME_LENGTH = 511
+_NOT_INHERITED = frozenset({"HOME", "PWD", "USER", "TERM", "TERMCAP"})
 _RESOURCES = frozenset(
     [
         "r15s",
@@ -184,6 +186,7 @@ def _wait_for_room(cluster: FakeLsf, options: dict[str, str], script: str) -> tu
 
 def _add(cluster: FakeLsf, queue: Queue, options: dict[str, str], script: str) -> tuple[int, str]:
     facts, cores, minutes = _checked(queue, options)
+    environment, is_readable = _kept(dict(os.environ), VERSIONS[queue.setting("version")])
     name, indices, throttle = _array(options.get("J", ""), int(queue.setting("max_array")))
     number = queue.next_number()
     now = time.time()
@@ -192,19 +195,29 @@ def _add(cluster: FakeLsf, queue: Queue, options: dict[str, str], script: str) -
             number=number,
             name=name or command_of(script),
             element=element,
-            environment=dict(os.environ),
+            environment=environment,
             cwd=os.getcwd(),
             cores=cores,
             time_limit_s=None if minutes is None else minutes * float(queue.setting("minute_s")),
             max_concurrent=throttle,
             state=HELD if "H" in options else QUEUED,
             submitted_at=now,
-            facts={**facts, "script": script},
+            facts={**facts, "script": script, "is_readable": is_readable},
             **cluster.wrapped(number, element, "e" in options),
         )
         for element in (indices or (None,))
     )
     return number, str(facts["queue"])
+
+
+def _kept(environment: dict[str, str], version: Version) -> tuple[dict[str, str], bool]:
+    """Give what a job gets of bsub's environment, and whether the file that it travels in can be read back.
+
+    The OpenLava family writes ``NAME='value'; export NAME`` without quoting (lsb.sub.c), and looks for that end.
+    """
+    left = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
+    home = {"HOME": pwd.getpwuid(os.geteuid()).pw_dir, "USER": user_name()}
+    return {**left, **home}, version.is_ibm or not any("'; export " in value for value in left.values())
 
 
 def _checked(queue: Queue, options: dict[str, str]) -> tuple[dict[str, Any], int, int | None]:
