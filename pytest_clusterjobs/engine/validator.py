@@ -66,7 +66,8 @@ class ClusterJobValidator:
 
         Args:
             job: The job.
-            required: More variables that must be set; a mapping gives values too, None for any.
+            required: More variables that must be set; a mapping gives values too, None for any. Of values only those
+                of schedulers' variables and of ``env`` are known.
         """
         return self._result(job, self._environment(job, required))
 
@@ -222,7 +223,7 @@ class ClusterJobValidator:
         expected = {}
         if record.native_id:
             expected = dict(backend.expected_environment(record.native_id, record.submitted_as, record.spec))
-        return checks.environment(expected, job.start_facts(), wanted)
+        return checks.environment(expected, job.start_facts(), wanted, record.spec.env)
 
     def _resources(self, job: Job[Any], may_exceed: bool) -> list[Check]:
         backend = self._backend_of(job)

@@ -97,7 +97,10 @@ def times(metrics: JobMetrics) -> list[Check]:
 
 
 def environment(
-    expected: Mapping[str, Expectation], start: Mapping[str, Any], required: Mapping[str, str | None]
+    expected: Mapping[str, Expectation],
+    start: Mapping[str, Any],
+    required: Mapping[str, str | None],
+    given: Mapping[str, str],
 ) -> list[Check]:
     """Compare what a job found in its environment with its backend's contract and with what a test requires.
 
@@ -105,6 +108,7 @@ def environment(
         expected: The contract, by variable.
         start: What the job wrote at its start; {} when it left nothing.
         required: Variables that must be there, each with the value that it must have, or None for any.
+        given: What the job was given with ``env``.
     """
     if not start:
         return [Check("environment", CheckVerdict.UNKNOWN, why="the job left no word of its start")]
@@ -113,7 +117,7 @@ def environment(
     checks = [
         _variable(name, each, told, files) for name, each in expected.items() if name in there or not each.is_optional
     ]
-    return checks + [_required(name, value, start) for name, value in required.items()]
+    return checks + [_required(name, value, start, given.get(name)) for name, value in required.items()]
 
 
 def _variable(name: str, expected: Expectation, told: Mapping[str, str], files: Mapping[str, Sequence[str]]) -> Check:
@@ -143,14 +147,19 @@ def _listing(name: str, expected: Expectation, path: str, lines: Sequence[str] |
     return Check(name, verdict, f"{wanted} {what}", None, f"{count} {what}", expected.source)
 
 
-def _required(name: str, value: str | None, start: Mapping[str, Any]) -> Check:
+def _required(name: str, value: str | None, start: Mapping[str, Any], given: str | None) -> Check:
     told, names = start.get("environment") or {}, start.get("variables") or ()
     if name not in told and name not in names:
         return Check(name, CheckVerdict.MISMATCH, value, None, "not set", "the test requires it")
     if value is None:
         return Check(name, CheckVerdict.HONOURED, None, None, "set")
-    if name not in told:
-        return Check(name, CheckVerdict.UNKNOWN, why="only the values of schedulers' variables are recorded")
+    if name not in told and given is None:
+        why = "only the values of schedulers' variables and of env are known: have the job return it"
+        return Check(name, CheckVerdict.UNKNOWN, value, why=why)
+    if name not in told:  # its value is shown to nobody: it may be a secret
+        is_same = given == value
+        why = "" if is_same else "env gives it another value"
+        return Check(name, CheckVerdict.HONOURED if is_same else CheckVerdict.MISMATCH, value, None, "set", why)
     verdict = CheckVerdict.HONOURED if told[name] == value else CheckVerdict.MISMATCH
     return Check(name, verdict, value, None, told[name], "" if told[name] == value else "the test requires it")
 

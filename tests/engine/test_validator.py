@@ -407,14 +407,14 @@ START = {
     ],
 )
 def test_a_variable_is_held_to_its_contract(name: str, expected: Expectation, verdict: CheckVerdict) -> None:
-    (check,) = validator_checks.environment({name: expected}, START, {})
+    (check,) = validator_checks.environment({name: expected}, START, {}, {})
     assert check.verdict is verdict
 
 
 def test_what_is_optional_may_be_absent() -> None:
     expected = {"namespace": Expectation("tests", is_optional=True), "ABSENT": Expectation("1", is_optional=True)}
-    assert [check.name for check in validator_checks.environment(expected, START, {})] == ["namespace"]
-    assert validator_checks.environment(expected, {"environment": {"A": "1"}}, {}) == []
+    assert [check.name for check in validator_checks.environment(expected, START, {}, {})] == ["namespace"]
+    assert validator_checks.environment(expected, {"environment": {"A": "1"}}, {}, {}) == []
 
 
 def test_required_variables_are_looked_for(run: Run, validator: ClusterJobValidator) -> None:
@@ -422,11 +422,22 @@ def test_required_variables_are_looked_for(run: Run, validator: ClusterJobValida
     assert job.wait(30)
     assert validator.validate_environment(job, ["MINE", "PATH"])
     assert validator.validate_environment(job, "MINE").check("MINE").verdict is HONOURED
-    result = validator.validate_environment(job, {"MINE": "1", "OMP_NUM_THREADS": "1", "CLUSTERJOBS_JOB_ID": "1"})
+    wanted = {"MINE": "secret", "OMP_NUM_THREADS": "1", "CLUSTERJOBS_JOB_ID": "1", "PATH": "/bin"}
+    result = validator.validate_environment(job, wanted)
     assert [check.name for check in result.failed] == ["OMP_NUM_THREADS"]
-    assert result.check("MINE").verdict is UNKNOWN
+    assert result.check("MINE").verdict is result.check("CLUSTERJOBS_JOB_ID").verdict is HONOURED
+    assert result.check("PATH").verdict is UNKNOWN
+
+
+def test_a_required_value_that_env_does_not_give_fails_and_shows_nothing(
+    run: Run, validator: ClusterJobValidator
+) -> None:
+    """It was unknown, which fails nothing."""
+    job = call(run, abs, 1, env={"MINE": "secret"})
+    assert job.wait(30)
+    result = validator.validate_environment(job, {"MINE": "1"})
+    assert result.check("MINE").verdict is MISMATCH
     assert "secret" not in result.table()
-    assert result.check("CLUSTERJOBS_JOB_ID").verdict is HONOURED
 
 
 def test_job_without_a_word_of_its_start_is_unknown(stage: Stage, validator: ClusterJobValidator) -> None:
