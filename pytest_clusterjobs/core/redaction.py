@@ -103,11 +103,17 @@ def _forms(text: str) -> Iterator[str]:
     for each in dict.fromkeys([text, text.strip(), *map(str.strip, text.splitlines())]):
         yield each
         yield json.dumps(each)[1:-1]
+        yield json.dumps(each, ensure_ascii=False)[1:-1]
         yield repr(each)[1:-1]
+        yield ascii(each)[1:-1]
+        yield repr(_encoded(each))[2:-1]
         yield shlex.quote(each).strip("'")
         yield urllib.parse.quote(each, safe="", errors="surrogateescape")
+        yield urllib.parse.quote(each, errors="surrogateescape")  # in a path, which slashes are left in
+        yield urllib.parse.quote_plus(each, errors="surrogateescape")  # in a query or a form
         yield html.escape(each)
     yield base64.b64encode(_encoded(text)).decode()
+    yield base64.urlsafe_b64encode(_encoded(text)).decode()
 
 
 def _encoded(text: str) -> bytes:
