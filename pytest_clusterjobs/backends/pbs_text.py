@@ -53,6 +53,9 @@ _SUBJOBS: dict[str, tuple[JobState, ExitReason | None, int | None]] = {
 _SIGNALLED = 256  # Exit_status of a job whose shell a signal ended: 256 and the signal
 _DELETED = "91"  # substate of a job that was deleted
 _NEVER = "Can Never Run"
+# The server's own hold, after 20 starts that have failed; only an administrator can release it.
+_FAILED_STARTS = "too many failed attempts to run"
+_WHY_FAILED = "do the nodes know the user, and do they see the home and work directories?"
 
 _HEADER = re.compile(r"(Job Id|Server|Queue): (\S+)\s*")
 _ATTRIBUTE = re.compile(r" {4,5}([A-Za-z][\w.]*) = (.*)")
@@ -126,6 +129,9 @@ def _status_of(job: Mapping[str, str]) -> JobStatus:
     if state is JobState.PENDING:
         is_hopeless = comment.startswith(_NEVER)
         holds = job.get("Hold_Types", "n")
+        if _FAILED_STARTS in comment and "s" in holds:
+            why = f"{comment}; {_WHY_FAILED}"
+            return JobStatus(state, word, ExitReason.LAUNCH_FAILURE, why, is_hopeless=True, restarts=restarts)
         detail = comment or (f"held ({holds})" if word == "H" else "")
         return JobStatus(state, word, None, detail, is_hopeless, restarts=restarts)
     return JobStatus(state, word, None, "", nodes=nodes, restarts=restarts)

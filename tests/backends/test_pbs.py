@@ -457,6 +457,15 @@ def test_recorded_wait_is_explained(case: str, word: str, is_hopeless: bool, det
     assert (status.is_hopeless, status.detail) == (is_hopeless, detail)
 
 
+def test_job_that_the_server_holds_since_it_could_not_be_started_will_never_run() -> None:
+    """Such a job stays held for ever: it was waited for like one that somebody holds and will release."""
+    held = {"comment": "job held, too many failed attempts to run", "Hold_Types": "s", "run_count": "21"}
+    status = status_of({**only_job("02-pending/12"), **held})
+    assert (status.state, status.native_word, status.is_hopeless) == (JobState.PENDING, "H", True)
+    assert status.reason is ExitReason.LAUNCH_FAILURE
+    assert held["comment"] in status.detail
+
+
 def test_suspended_job_runs_and_has_been_started_twice() -> None:
     status = status_of(only_job("18-states/04"))
     assert (status.state, status.native_word, status.restarts) == (JobState.RUNNING, "S", 1)

@@ -14,6 +14,7 @@ from pytest_clusterjobs.config.settings import Settings
 from pytest_clusterjobs.core.errors import (
     JobCancelled,
     JobFailed,
+    JobInfrastructureError,
     JobLost,
     JobTimeout,
     QueueTimeout,
@@ -179,6 +180,15 @@ def test_job_that_can_never_run_is_told_so_and_taken_away(run: Run) -> None:
     with pytest.raises(QueueTimeout, match="Can Never Run: Insufficient amount of resource: ncpus"):
         job.result(30)
     assert job.reason is ExitReason.NEVER_STARTS
+    wait_for(lambda: output_of("qselect") == "")
+
+
+def test_job_that_cannot_be_started_ends_with_the_server_s_words_and_is_taken_away(run: Run, tmp_path: Path) -> None:
+    """PBS tries 20 times, as when the node does not see the directory of the job's output, and then holds the job."""
+    job = command(run, "true", extra_args=["-o", str(tmp_path / "unseen" / "log")])
+    with pytest.raises(JobInfrastructureError, match="too many failed attempts to run; do the nodes know the user"):
+        job.result(30)
+    assert (job.state, job.reason) == (JobState.FAILED, ExitReason.LAUNCH_FAILURE)
     wait_for(lambda: output_of("qselect") == "")
 
 

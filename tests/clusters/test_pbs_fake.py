@@ -221,7 +221,9 @@ def test_server_that_is_down_gets_every_command_its_recorded_answer(replay: Repl
 def test_server_that_hangs_keeps_commands_waiting_and_makes_the_job_later(replay: Replay, command: str) -> None:
     replay.place.set(server="hung")
     assert replay.run(f"timeout 0.3 {command}").returncode == 124
-    waiting = subprocess.Popen(["bash", "-c", command], env=replay.environment, stdout=subprocess.PIPE, text=True)
+    waiting = subprocess.Popen(
+        ["bash", "-c", command], env=replay.environment, cwd=replay.folder, stdout=subprocess.PIPE, text=True
+    )
     replay.place.set(server="up")
     said, _ = waiting.communicate(timeout=20)
     assert waiting.returncode == 0

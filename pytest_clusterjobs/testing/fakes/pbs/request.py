@@ -177,10 +177,18 @@ def admit(queue: Queue, request: Request, user: str, directory: str) -> str:
         raise Refusal(38, "qsub: would exceed complex's per-user limit\n")
     number = queue.next_number()
     facts.update(queue=name, user=user, ctime=time.time(), **_facts(request, number, user))
-    queue.set(f"job {number}", facts)
     elements = [None] if numbers is None else numbers
+    if "d" in facts["keep"] and not all(_is_writable(facts["paths"]["o"], element) for element in elements):
+        facts["hold"] = "s"  # that of a server that has tried to start it 20 times
+    queue.set(f"job {number}", facts)
     queue.add(_job(request, facts, number, element, directory, most) for element in elements)
     return job_id(number, is_array=numbers is not None)
+
+
+def _is_writable(path: str, element: int | None) -> bool:
+    """Tell whether the daemon could write a job's output where it is to go at once (``-k oed``)."""
+    path = path.replace(INDEX, str(element))
+    return os.path.isdir(path) or os.path.isdir(os.path.dirname(path))
 
 
 def _resources(queue: Queue, request: Request) -> dict[str, Any]:
@@ -341,7 +349,7 @@ def _job(
         cores=facts["chunks"] * int(cores),
         time_limit_s=None if walltime is None else seconds_of(walltime),
         max_concurrent=most,
-        state=HELD if facts["hold"] == "u" else QUEUED,
+        state=QUEUED if facts["hold"] == "n" else HELD,
         submitted_at=facts["ctime"],
         facts={"deliver": deliver},
     )

@@ -132,8 +132,8 @@ class Server:
             attributes["comment"] = comment
         if facts["hold"] == "n":
             attributes["etime"] = date(facts["ctime"])
-        if job.started_at:
-            attributes["run_count"] = 1
+        if job.started_at or facts["hold"] == "s":
+            attributes["run_count"] = 1 if job.started_at else 21
         if job.state == ENDED and status is not None:
             attributes.update({"Stageout_status": job.facts.get("stageout", 1), "Exit_status": status})
         return self._tail(job_id(job.number, job.element), word, attributes, facts, job)
@@ -218,6 +218,8 @@ class Server:
         return f"{begun} and {'finished' if status == 0 else 'failed'}"
 
     def _why_not(self, job: FakeJob, facts: dict[str, Any]) -> str:
+        if facts["hold"] == "s":
+            return "job held, too many failed attempts to run"
         if facts["hold"] != "n" or not self._jobs.setting("is_scheduling", True):
             return ""
         if never := never_runs(self._jobs, facts):
