@@ -83,6 +83,8 @@ class ScriptedBackend(Backend):
         self.array_size = 1000
         #: Called at each submission.
         self.on_submit: Callable[[], object] = lambda: None
+        #: Called while it answers a question about its queue.
+        self.on_query: Callable[[], object] = lambda: None
         #: When the queue was asked, and about what.
         self.queries: list[tuple[float, str]] = []
         self.explained: list[str] = []
@@ -115,7 +117,9 @@ class ScriptedBackend(Backend):
     def query(self, name_prefix: str) -> Mapping[str, QueuedJob]:
         self.queries.append((self.clock.now, name_prefix))
         self._answer()
-        return {key: queued for key, queued in self.queue.items() if queued.name.startswith(name_prefix)}
+        found = {key: queued for key, queued in self.queue.items() if queued.name.startswith(name_prefix)}
+        self.on_query()
+        return found
 
     def explain(self, native_id: str) -> JobStatus | None:
         self.explained.append(native_id)

@@ -180,6 +180,8 @@ class Backend(ABC):
     capabilities: ClassVar[frozenset[Capability]]
     #: True: a query costs no command, and the listener is called at each change, so the engine need not poll.
     has_push: ClassVar[bool] = False
+    #: How old, in seconds, an answer to `query` may be where the scheduler gives it from a copy of its state.
+    answers_age_s: float = 0.0
     #: False: jobs see none of this machine's files, and the backend itself carries jobs' directories there and back.
     shares_files: ClassVar[bool] = True
     #: Names of the ``options`` of its settings that it knows; a profile with another one is refused.

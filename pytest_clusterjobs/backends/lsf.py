@@ -110,6 +110,9 @@ class LsfBackend(BatchBackend):
     needed_variables: ClassVar[frozenset[str]] = frozenset(
         {"LSF_ENVDIR", "LSF_BINDIR", "LSF_SERVERDIR", "LSF_LIBDIR", "LSF_CONFDIR", "LSB_CONFDIR", "LSB_SHAREDIR"}
     )
+    # A child of mbatchd answers, as it was when that was made: lsb.params(5), MBD_REFRESH_TIME; with volclava lsf.conf's
+    # LSB_QMBD_ALIVE_TIME. Both are 5 s by default.
+    answers_age_s: float = 10.0
     # No 0: to bkill it means all jobs (bkill(1)).
     id_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[1-9]\d*(\[[1-9]\d*\])?")
     directive_prefix: ClassVar[str] = "#BSUB"

@@ -184,11 +184,11 @@ class Clerk:
             for tracked in wanted:
                 tracked.has_room = True
         if batch.lost_since is not None:
-            self._look_up(batch, now)
+            self._look_up(batch, now, batch.lost_since)
             return False
         return True
 
-    def _look_up(self, batch: Batch, now: float) -> None:
+    def _look_up(self, batch: Batch, now: float, lost_since: float) -> None:
         """Look for a submission whose reply was lost; submit again only after two answers without it."""
         name = batch.submission.name
         try:
@@ -205,7 +205,7 @@ class Clerk:
             return
         batch.absences += 1
         batch.try_at = now + _RETRY_S
-        if batch.absences >= 2:
+        if batch.absences >= 2 and now - lost_since >= self._backend.answers_age_s:
             batch.lost_since = None
             for tracked in batch.members:
                 if (reason := tracked.cancel_reason) is not None:  # it is not there, and is not wanted any more
@@ -297,7 +297,8 @@ class Clerk:
                 queued = found.get(tracked.job.native_id)
                 if queued is not None:
                     tracked.job.record.seen_as = queued.name
-                self._judge(tracked, None if queued is None else queued.status, now)
+                status = None if queued is None else queued.status
+                self._judge(tracked, status, now, asked_at - self._backend.answers_age_s)
 
     def _note_outage(self, error: ClusterJobsError) -> None:
         self._run.ledger.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.brief}")
@@ -324,7 +325,8 @@ class Clerk:
     def _is_urgent(self) -> bool:
         return any(tracked.needs_scheduler for tracked in self._run.ledger.unfinished(self._backend))
 
-    def _judge(self, tracked: Tracked, status: JobStatus | None, now: float) -> None:
+    def _judge(self, tracked: Tracked, status: JobStatus | None, now: float, known_at: float) -> None:
+        """Judge a job by how the scheduler knew it at ``known_at``, None where it knew none."""
         run = self._run
         with run.ledger.lock:
             if tracked.is_closed:
@@ -335,7 +337,7 @@ class Clerk:
                 tracked.missing_since = None
                 run.ledger.note_status(tracked, status, keep_state=status.state.is_terminal)
             if status is not None and not status.state.is_terminal:
-                self._judge_living(tracked, status, now)
+                self._judge_living(tracked, status, now, known_at)
                 return
             if status is not None:
                 tracked.ended_since = tracked.ended_since or now
@@ -359,7 +361,7 @@ class Clerk:
             return False
         return True
 
-    def _judge_living(self, tracked: Tracked, status: JobStatus, now: float) -> None:
+    def _judge_living(self, tracked: Tracked, status: JobStatus, now: float, known_at: float) -> None:
         run = self._run
         tracked.ended_since = None
         if tracked.cancelled is not None and now - tracked.cancelled > _UNDEAD_S:
@@ -370,7 +372,8 @@ class Clerk:
             run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
             return
         if status.state is JobState.PENDING:
-            if tracked.started is not None or tracked.code is not None:
+            signs = [moment for moment in (tracked.started, tracked.unexplained_since) if moment is not None]
+            if signs and max(signs) <= known_at:  # else they have not heard yet that it started
                 run.ledger.note_requeue(tracked, status)
                 if self._ferry is not None:
                     self._ferry.forget(tracked.job.job_id)
@@ -380,7 +383,7 @@ class Clerk:
             run.ledger.end(tracked, by_exit_code(tracked, tracked.code or 0), None)
 
     def _explain(self, tracked: Tracked, status: JobStatus | None, now: float, since: float) -> None:
-        run = self._run
+        run, asked_at = self._run, self._clock()
         try:
             explained = self._backend.explain(tracked.job.native_id) or status
         except ClusterJobsError as error:
@@ -389,7 +392,7 @@ class Clerk:
         if explained is not None and not explained.state.is_terminal:
             with run.ledger.lock:
                 tracked.missing_since = None
-                self._judge_living(tracked, explained, now)
+                self._judge_living(tracked, explained, now, asked_at - self._backend.answers_age_s)
             return
         if explained is not None and _may_have_left_more(tracked, explained) and now - since < self._grace_s:
             return  # file systems show what another node wrote after a while

@@ -248,6 +248,44 @@ def test_requeued_job_is_one_job_that_waits_and_starts_again(stage: Stage) -> No
     assert job.metrics.restarts == 1
 
 
+def test_job_that_starts_while_the_queue_answers_is_not_requeued(stage: Stage) -> None:
+    """Seen with every scheduler: the answer, on its way, shows the job waiting that has just announced its start."""
+    job = stage.command()
+
+    def start() -> None:
+        stage.backend.on_query = lambda: None
+        stage.clock.now += 0.1
+        stage.start(job)
+
+    stage.backend.on_query = start
+    stage.pass_time(3)
+    assert (job.state, job.metrics.restarts) == (JobState.RUNNING, 0)
+
+
+def test_start_is_not_taken_back_by_an_answer_from_an_old_copy(stage: Stage) -> None:
+    """LSF answers from a copy of its state that is made anew every five seconds."""
+    stage.backend.answers_age_s = 10.0
+    job = stage.started()
+    stage.backend.says(job.native_id, PENDING)
+    stage.pass_time(8)
+    assert stage.backend.queries
+    assert (job.state, job.metrics.restarts) == (JobState.RUNNING, 0)
+    stage.pass_time(10)
+    assert (job.state, job.metrics.restarts) == (JobState.PENDING, 1)
+
+
+def test_lost_submission_is_made_again_only_when_no_old_copy_can_hide_it(stage: Stage) -> None:
+    stage.backend.answers_age_s = 10.0
+    stage.backend.errors.append(LOST_REPLY)
+    job = stage.command()
+    stage.pass_time(9)
+    assert len(stage.backend.queries) >= 2
+    assert len(stage.backend.submissions) == 1
+    stage.pass_time(6)
+    assert len(stage.backend.submissions) == 2
+    assert job.native_id == "1"
+
+
 def test_requeue_after_a_signal_is_no_end(stage: Stage) -> None:
     """A preempted job's script leaves 143, and the scheduler puts the job back into the queue."""
     job = stage.started()
