@@ -67,7 +67,10 @@ def close(run: Run, report: CloseReport) -> None:
         _fetch_kept(run, report, backend)
         backend.close()
     report.problems += run.problems
-    _tidy(run, report)
+    try:
+        _tidy(run, report)
+    except OSError as error:  # a full disk takes no note that the run has ended
+        report.problems.append(f"cannot tidy up {run.store.root}: {error.strerror or error}")
 
 
 def own_prefix(run: Run) -> str:

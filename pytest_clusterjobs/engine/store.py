@@ -81,18 +81,25 @@ class Store:
         with self._lock:
             if self._journal is not None:
                 return
-            _make_workdir(self.transport, os.path.dirname(self.root))
-            for path in (self.root, self.directory, self.marks):
-                self.transport.make_directory(path)
-            with self.locked("setup"):
-                if self.transport.read(self.run_file) is None:
-                    self._ship()
-            journal = os.path.join(self.directory, JOURNAL)
-            self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                _make_workdir(self.transport, os.path.dirname(self.root))
+                for path in (self.root, self.directory, self.marks):
+                    self.transport.make_directory(path)
+                with self.locked("setup"):
+                    if self.transport.read(self.run_file) is None:
+                        self._ship()
+                journal = os.path.join(self.directory, JOURNAL)
+                self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            except (StoreError, OSError) as error:
+                why = (
+                    error.args[0] if isinstance(error, StoreError) else f"cannot write to {self.root}: {_reason(error)}"
+                )
+                instead = "name another work directory with --cluster-workdir or CLUSTERJOBS_WORKDIR"
+                raise StoreError(f"{why}; {instead}") from error
 
     def _ship(self) -> None:
         self.transport.make_directory(self.lib)
-        shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"))
+        shutil.copytree(shipped_library(), os.path.join(self.lib, "cloudpickle"), dirs_exist_ok=True)
         for name in ("start.py", "runner.py", "packing.py"):
             copy = os.path.join(os.path.dirname(self.runner), name)
             shutil.copy2(os.path.join(os.path.dirname(runner.__file__), name), copy)
@@ -294,6 +301,12 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error):  # one of a whole tree: (from, to, why) for each file
+        return str(error.args[0][0][2]).partition(": ")[0]
+    return error.strerror or str(error)
 
 
 def _make_workdir(transport: Transport, workdir: str) -> None:

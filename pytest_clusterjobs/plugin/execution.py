@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_clusterjobs.core.errors import ClusterJobsError, PayloadError
+from pytest_clusterjobs.core.errors import ClusterJobsError, PayloadError, is_infrastructure
 from pytest_clusterjobs.core.redaction import redact
 from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.plugin import selection, xdist
@@ -69,7 +69,14 @@ class Execution:
                 self._session.select_for_calls(item.nodeid)
             return
         refuse_unsupported(item, known)
-        backend = self._choose(item, known)
+        backend, trouble = None, None
+        try:
+            backend = self._choose(item, known)
+        except ClusterJobsError as error:
+            trouble = error
+        if trouble is not None:  # nothing could be asked; where that was says nothing to the reader
+            item.stash[TROUBLE] = is_infrastructure(trouble)
+            pytest.fail(str(trouble), pytrace=False)
         if backend is None:
             return
         item.stash[BACKEND] = backend

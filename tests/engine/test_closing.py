@@ -237,3 +237,12 @@ def test_scheduler_that_is_down_when_a_worker_died_is_told(stage: Stage) -> None
     stage.backend.is_down = True
     assert controller.adopt_dead_worker("gw1") == []
     assert controller.problems == ["scripted: cannot cancel what gw1 left: the controller is down"]
+
+
+def test_directory_that_cannot_be_tidied_is_a_problem_and_the_rest_of_the_report_is_given(stage: Stage) -> None:
+    """On a full disk what had been cancelled was told no more, and that jobs may be left, which was not so."""
+    job = stage.command(keep="always")
+    Path(f"{stage.run.store.run_file}.{os.getpid()}.tmp").mkdir()  # in the place of the file that is renamed
+    report = stage.run.close()
+    assert report.cancelled == [job.record]
+    assert report.problems == [f"cannot tidy up {stage.run.store.root}: Is a directory"]

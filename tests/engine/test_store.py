@@ -43,6 +43,19 @@ def mode(path: str | Path) -> int:
 # ---------------------------------------------------------------- directories
 
 
+def test_what_the_nodes_need_and_cannot_be_copied_is_told_with_what_to_do_each_time(tmp_path: Path) -> None:
+    """On a full disk it was shutil's list of triples, and for the next test that a file exists."""
+    made = make(tmp_path / "work")
+    file = Path(made.lib, "cloudpickle", "cloudpickle.py")
+    file.parent.mkdir(parents=True)
+    file.symlink_to(tmp_path / "nowhere" / "file")
+    for _ in range(2):
+        with pytest.raises(
+            StoreError, match=rf"cannot write to {made.root}: .*No such file or dir.*; name another work"
+        ):
+            made.open()
+
+
 def test_nothing_is_made_before_it_is_used(tmp_path: Path) -> None:
     made = make(tmp_path / "work")
     assert not made.exists

@@ -173,6 +173,22 @@ def test_a_fixture_that_acts_on_this_process_is_refused_with_what_to_take_instea
     result.stdout.fnmatch_lines(["local: 1 ran, 1 failed"])
 
 
+def test_a_work_directory_that_cannot_be_made_is_told_in_one_line_with_what_to_do(project: pytest.Pytester) -> None:
+    """Each test showed fifty lines of pytest's own code, and nothing said how to name another directory."""
+    project.makefile("", blocked="a file")
+    result = run(project, "@cluster\ndef test_x(): pass\n", "--cluster-workdir=blocked")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at setup of test_x*",
+            "cannot make the directory */blocked: File exists; name another work directory with --cluster-workdir or *",
+            "  cluster trouble 1: *cannot make the directory*",
+        ],
+        consecutive=False,
+    )
+    result.stdout.no_fnmatch_line("*capture.py*")
+
+
 def test_an_own_fixture_with_the_name_of_pytest_s_travels(project: pytest.Pytester) -> None:
     source = "@pytest.fixture\ndef cache(): return {1: 2}\n@cluster\ndef test_own(cache): assert cache == {1: 2}\n"
     run(project, source).assert_outcomes(passed=1)
