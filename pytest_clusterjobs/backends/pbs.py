@@ -56,13 +56,16 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 #: PBS Administrator's Guide, server attribute ``max_array_size``: what holds where it is not set.
 _ARRAY_LIMIT = 10_000
 
-# Refusals that pass: limits on the number of jobs (pbs_error.h, PBSE_ENTLIMCT and relatives, PBSE_MAXQUED).
-_LIMITS = re.compile(r"would exceed .*limit|Maximum number of jobs already in queue", re.IGNORECASE)
+# Refusals that pass: limits on the number of jobs: all, a user's, a group's, a project's (pbs_messages.c, msg_et_...).
+_LIMITS = re.compile(r"would exceed .*limit|Maximum number of jobs .*already in", re.IGNORECASE)
 _NO_CLUSTER = re.compile(r"Unknown Host|pbsconf error|No default server", re.IGNORECASE)
 # After these nobody knows whether the server made the job: it does so even after its client was killed.
-_LOST_REPLIES = re.compile(r"cannot connect to server|Connection (refused|timed out|reset)|End of File|Premature end")
+_LOST_REPLIES = re.compile(
+    r"cannot connect to server|Connection (refused|timed out|reset)|End of File|Premature end|Batch protocol error|"
+    r"Server shutting down|Server connection table full|No free connections"
+)
 _ROOT = re.compile(r"Bad UID for job execution")
-# What qstat and qdel say of a job that is not there any more, or is about to go (pbs_messages.c of OpenPBS 23.06.06).
+# What qstat and qdel say of a job that is not there any more, or is about to go (pbs_messages.c, OpenPBS 23.06.06).
 _GONE = re.compile(r"Unknown Job Id|Job has finished|Request invalid for (state of job|finished array subjob)")
 _NO_HISTORY = re.compile(r"not configured to maintain job history")
 
@@ -225,7 +228,10 @@ class PbsBackend(BatchBackend):
         said = result.stderr + result.stdout
         if result.returncode:
             if _ROOT.search(said):
-                hint = "PBS runs no jobs of root unless its server's acl_roots allows it; run as an ordinary user"
+                hint = (
+                    "PBS runs no jobs of this user: root's need the server's acl_roots to allow it, so run as an "
+                    "ordinary user; others' need an account on the server, and its flatuid or trust in this host"
+                )
                 raise SubmitError(hint, self.name, command, said)
             if _LIMITS.search(said):
                 raise SubmitLimit("the site takes no more jobs now", self.name, command, said)

@@ -297,6 +297,37 @@ def test_recorded_refusal_becomes_the_right_error_with_its_words(each: Recording
     assert caught.value.stderr == each.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Maximum number of jobs already in queue workq",
+        "Maximum number of jobs already in complex",
+        "Maximum number of jobs for user pbsuser already in queue workq",
+        "Maximum number of jobs in 'Q' state for group pbsuser already in complex",
+        "would exceed queue workq's per-user limit of jobs in 'Q' state",
+        "would exceed user pbsuser's limit on resource ncpus in complex",
+    ],
+)
+def test_limit_in_any_of_the_server_s_words_is_waited_for(words: str) -> None:
+    """The words are those of pbs_messages.c of OpenPBS 23.06.06; those that name a user were taken for a refusal."""
+    with pytest.raises(SubmitLimit, match="no more jobs now"):
+        backend().parse_submit(answer(stderr=f"qsub: {words}\n", code=38), 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Request not allowed: Server shutting down",
+        "Server connection table full",
+        "Batch protocol error",
+        "No free connections",
+    ],
+)
+def test_server_that_goes_while_it_is_spoken_to_has_refused_nothing(words: str) -> None:
+    with pytest.raises(SubmitUnknown, match="no answer"):
+        backend().parse_submit(answer(stderr=f"qsub: {words}\n", code=1), 1)
+
+
 def test_root_is_told_that_pbs_runs_none_of_its_jobs() -> None:
     refused = next(each for each in REFUSED if each.code == 175)
     with pytest.raises(SubmitError, match="as an ordinary user"):
