@@ -66,6 +66,7 @@ class Paper:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, native_id: str = "11", **environment: str) -> tuple[int, str, str]:
@@ -237,6 +238,18 @@ def test_signal_that_the_job_ignores_ends_nothing(tmp_path: Path) -> None:
     process.communicate(timeout=10)
     assert process.returncode == 3
     assert paper.mark.read_text() == "3"
+
+
+def test_signal_for_all_processes_at_once_is_in_the_mark(tmp_path: Path) -> None:
+    """In every third job that Slurm ended so the mark said -1, which nobody could read: bash had lost the exit code."""
+    for turn in range(12):
+        paper = Paper(tmp_path / str(turn), "echo up; exec sleep 100")
+        process = paper.start()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=10)
+        assert (process.returncode, paper.mark.read_text()) == (143, "143")
 
 
 def test_signal_in_the_prologue_keeps_the_job_from_starting(tmp_path: Path) -> None:

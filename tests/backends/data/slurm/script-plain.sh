@@ -38,6 +38,6 @@ done
 # A signal may have ended that wait just before the child itself ended: its own code is still to be had.
 [ "$cj_code" -le 128 ] || {
   wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
-  [ "$cj_late" = 127 ] || cj_code=$cj_late
+  case "$cj_late" in 127 | -1) ;; *) cj_code=$cj_late ;; esac  # -1: bash 5.2 has lost it, as it had just reaped it
 }
 exit "$cj_code"
