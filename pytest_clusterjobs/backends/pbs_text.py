@@ -34,13 +34,20 @@ STATES: dict[str, JobState] = {
 }
 
 # job.h of OpenPBS 23.06.06, JOB_EXEC_*: statuses that no program can give. All others below 0: it could not be started.
-_LIMITS: dict[int, ExitReason] = {
+_STATUSES: dict[int, ExitReason] = {
+    -4: ExitReason.NODE_FAILURE,  # its execution daemon was started again, as after the node was
+    -5: ExitReason.NODE_FAILURE,  # the same, of a job with a checkpoint
+    -6: ExitReason.NODE_FAILURE,
+    -14: ExitReason.NODE_FAILURE,  # one of its other nodes was lost
+    -20: ExitReason.NODE_FAILURE,  # its node was down for longer than the server's node_fail_requeue
     -24: ExitReason.NONZERO_EXIT,  # ncpus, burst
     -25: ExitReason.NONZERO_EXIT,  # ncpus, sum
     -26: ExitReason.OUT_OF_MEMORY,  # vmem
     -27: ExitReason.OUT_OF_MEMORY,  # mem
     -28: ExitReason.TIMEOUT,  # cput
     -29: ExitReason.TIMEOUT,  # walltime
+    -31: ExitReason.OUT_OF_MEMORY,  # memory of high bandwidth
+    -32: ExitReason.NODE_FAILURE,  # its daemon does not know it any more
 }
 # status_subjob in stat_job.c of OpenPBS 23.06.06; PBS User's Guide 2024.1, 8.4.6. An element that never ran, or whose
 # history is not kept, is shown with its array's attributes, Exit_status and substate among them. Nothing is its own but
@@ -154,7 +161,7 @@ def _ended(word: str, job: Mapping[str, str], comment: str, nodes: str, restarts
     elif number == 0:
         return JobStatus(JobState.COMPLETED, word, None, comment, exit_code=0, nodes=nodes, restarts=restarts)
     elif number < 0:
-        reason, code = _LIMITS.get(number, ExitReason.LAUNCH_FAILURE), None
+        reason, code = _STATUSES.get(number, ExitReason.LAUNCH_FAILURE), None
         comment = f"Exit_status {number}: {comment}"
     return JobStatus(state, word, reason, comment, False, code, signal, nodes, restarts)
 

@@ -520,6 +520,9 @@ def test_unknown_word_is_unknown_and_kept(word: str) -> None:
     ("status", "reason"),
     [
         ("-1", ExitReason.LAUNCH_FAILURE),
+        ("-4", ExitReason.NODE_FAILURE),
+        ("-14", ExitReason.NODE_FAILURE),
+        ("-20", ExitReason.NODE_FAILURE),
         ("-26", ExitReason.OUT_OF_MEMORY),
         ("-28", ExitReason.TIMEOUT),
         (None, ExitReason.LOST),
