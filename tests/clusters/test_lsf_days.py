@@ -201,6 +201,34 @@ def test_job_that_bjobs_forgets_at_once_ends_by_its_own_evidence_or_its_history(
 # ---------------------------------------------------------------- troubles
 
 
+def test_answer_from_an_old_copy_takes_no_start_back(run: Run, place: FakePlace) -> None:
+    """A child of mbatchd answers bjobs, from a copy that is made anew every five seconds."""
+    place.set(is_scheduling=False)
+    job = command(run, f"until [ -e {run.directory}/go ]; do sleep 0.05; done; exit 3")
+    place.set(copied_at=time.time())
+    place.set(is_scheduling=True)
+    wait_for(lambda: job.state is JobState.RUNNING)
+    asked = len(place.calls())
+    wait_for(lambda: len(place.calls()) > asked + 1)
+    assert (job.state, job.metrics.restarts) == (JobState.RUNNING, 0)
+    place.set(copied_at=None)
+    Path(run.directory, "go").touch()
+    assert job.wait(PATIENCE_S)
+    assert (job.metrics.exit_code, job.metrics.restarts) == (3, 0)
+
+
+def test_job_that_is_in_no_copy_yet_is_not_lost_and_is_cancelled_none_the_less(run: Run, place: FakePlace) -> None:
+    place.set(copied_at=time.time())
+    ends, lives = command(run, "sleep 4; exit 3"), started(run, "sleep 300")
+    assert ends.wait(PATIENCE_S)
+    assert ends.metrics.exit_code == 3
+    assert lives.state is JobState.RUNNING
+    lives.cancel()
+    with pytest.raises(JobCancelled):
+        lives.result(PATIENCE_S)
+    assert run.close().leaked == []
+
+
 @pytest.mark.parametrize(
     "outage", ["mbatchd", *(pytest.param(each, marks=pytest.mark.slow) for each in ("lim", "hung"))]
 )

@@ -282,6 +282,17 @@ def test_ended_job_is_forgotten_by_all_but_its_history(lsf: Lsf) -> None:
     assert plain(lsf.out("bhist -l 1")) == plain(recorded("bhist l-purged"))
 
 
+def test_bjobs_may_answer_from_an_old_copy_and_bkill_does_not(lsf: Lsf) -> None:
+    lsf.place.set(copied_at=time.time())
+    lsf.submit("bsub true")
+    wait_for(lambda: "Done successfully" in lsf.out("bhist -l 1"))
+    assert lsf.run("bjobs -a").stderr == recorded("bjobs a-none.stderr")
+    assert lsf.run("bjobs -UF 1").returncode == 255
+    assert lsf.run("bkill 1").stderr == "Job <1>: Job has already finished\n"
+    lsf.place.set(copied_at=None)
+    assert lsf.state("1") == "DONE"
+
+
 # ---------------------------------------------------------------- bkill
 
 

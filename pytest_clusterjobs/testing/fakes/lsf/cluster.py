@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_clusterjobs.testing.fakes.cluster import (
@@ -16,6 +16,7 @@ from pytest_clusterjobs.testing.fakes.cluster import (
     ENDED,
     HELD,
     QUEUED,
+    RUNNING,
     TIME_LIMIT,
     FakeCluster,
     FakeJob,
@@ -62,6 +63,7 @@ SETTINGS: dict[str, Any] = {
     "retry_s": 60.0,  # after which bsub tries again where too many jobs wait
     "outage": "",  # "mbatchd", "lim": clients wait and say so; "hung": they wait, and what bsub brought is done
     "lost_replies": 0,  # so many next submissions are taken and not answered
+    "copied_at": None,  # seconds since 1970: bjobs is answered from a copy of the queue that was made then
     "is_scheduling": True,
     "end_delay_s": 0.0,
 }
@@ -210,6 +212,18 @@ def state_of(job: FakeJob) -> str:
     if job.state == ENDED:
         return "DONE" if job.exit_code == 0 else "EXIT"
     return {HELD: "PSUSP", QUEUED: "PEND"}.get(job.state, "RUN")
+
+
+def as_of(job: FakeJob, moment: float) -> FakeJob | None:
+    """Give a job as it was; None before it was submitted."""
+    if job.submitted_at > moment:
+        return None
+    if (job.started_at or 0) > moment:
+        return replace(job, state=QUEUED, started_at=None, ended_at=None, pid=None, exit_code=None, signal=None)
+    if (job.ended_at or 0) > moment:
+        state = QUEUED if job.pid is None else RUNNING
+        return replace(job, state=state, ended_at=None, exit_code=None, signal=None, cause="")
+    return job
 
 
 def why_ended(job: FakeJob) -> str:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from pytest_clusterjobs.testing.fakes.cluster import ENDED, HELD, QUEUED, RUNNING, FakeJob, Queue
 from pytest_clusterjobs.testing.fakes.lsf import show
-from pytest_clusterjobs.testing.fakes.lsf.cluster import VERSIONS, FakeLsf, full_name, state_of, user_name, written_id
+from pytest_clusterjobs.testing.fakes.lsf.cluster import (
+    VERSIONS,
+    FakeLsf,
+    as_of,
+    full_name,
+    state_of,
+    user_name,
+    written_id,
+)
 from pytest_clusterjobs.testing.fakes.lsf.submit import bsub
 
 _PATIENCE_S = 600.0
@@ -74,7 +82,7 @@ def _site(queue: Queue) -> show.Site:
 # ---------------------------------------------------------------- bjobs, bhist
 
 
-def _chosen(queue: Queue, ids: Iterable[str], ended_since: float) -> tuple[list[FakeJob], list[str]]:
+def _chosen(queue: Queue | _Copy, ids: Iterable[str], ended_since: float) -> tuple[list[FakeJob], list[str]]:
     """Give the jobs that are named, and the words of those that are not there."""
     found: list[FakeJob] = []
     missing = []
@@ -101,6 +109,17 @@ def _indices(text: str | None) -> set[int] | None:
     return {index for first, _, last in spans for index in range(int(first), int(last or first) + 1)}
 
 
+class _Copy:
+    """The queue as it was when the daemon last made a copy of it for those who ask."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue, self._moment = queue, float(queue.setting("copied_at") or time.time())
+
+    def jobs(self, *, number: int | None = None) -> Iterator[FakeJob]:
+        jobs = (as_of(job, self._moment) for job in self._queue.jobs(number=number))
+        return (job for job in jobs if job is not None)
+
+
 def _bjobs(cluster: FakeLsf, words: list[str]) -> int:
     with cluster.look() as queue:
         version = VERSIONS[queue.setting("version")]
@@ -125,11 +144,11 @@ def _bjobs(cluster: FakeLsf, words: list[str]) -> int:
             sys.stderr.write(f"<{wrong.upper()}> in the format string is not a valid field name.\n")
             return 99
         oldest = time.time() - float(queue.setting("clean_period_s"))
-        jobs, missing = _listed(queue, left, options, oldest)
+        jobs, missing = _listed(_Copy(queue), left, options, oldest)
         return _print_jobs(jobs, missing, options, fields, site)
 
 
-def _listed(queue: Queue, ids: list[str], options: dict[str, str], oldest: float) -> tuple[list[FakeJob], list[str]]:
+def _listed(queue: _Copy, ids: list[str], options: dict[str, str], oldest: float) -> tuple[list[FakeJob], list[str]]:
     if ids:
         return _chosen(queue, ids, oldest)
     jobs = [
