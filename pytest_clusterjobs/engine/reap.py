@@ -31,7 +31,7 @@ class ReapReport:
     run_id: str
     #: Its directory, "" when it was named by its id alone.
     directory: str = ""
-    #: "dead", or why it was left alone.
+    #: "dead", or why it was left alone or not found.
     status: str = "dead"
     #: Jobs that lived and were cancelled, as ``backend:native id``.
     cancelled: list[str] = field(default_factory=list)
@@ -98,10 +98,17 @@ def _reap_dead(
 
 
 def reap_run(run_id: str, names: Sequence[str], places: Callable[[str], Place] = backend_alone) -> ReapReport:
-    """Cancel the jobs of one run by their names alone, where its directory is gone or not seen from here."""
+    """Cancel the jobs of one run by their names alone, where its directory is gone or not seen from here.
+
+    Where no job has such a name the status says so: a run whose id is misspelt has none either.
+    """
     report = ReapReport(run_id)
     for name in names:
         _reap_place(name, report, places)
+    if not names:
+        report.problems.append("no backend answers whose jobs outlive their run: see clusterjobs check")
+    if not report.cancelled and not report.left:
+        report.status = f"no job of it was found on {', '.join(names)}" if names else "not looked for"
     return report
 
 

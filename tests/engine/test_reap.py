@@ -178,4 +178,13 @@ def test_work_directory_that_is_missing_is_nothing_to_do(tmp_path: Path) -> None
 def test_run_is_reaped_by_its_id_alone(dead: Stage) -> None:
     report = reap_run("0badcafe", ["scripted", "local"])
     assert report.cancelled == ["scripted:1", "scripted:2"]
-    assert reap_run("11111111", ["scripted"]).cancelled == []
+    assert report.status == "dead"
+    other = reap_run("11111111", ["scripted", "local"])
+    assert (other.cancelled, other.status) == ([], "no job of it was found on scripted, local")
+
+
+def test_run_that_nobody_could_be_asked_about_is_a_problem() -> None:
+    """It was called dead, with exit code 0, while the scheduler was down and its jobs ran."""
+    report = reap_run("0badcafe", [])
+    assert report.status == "not looked for"
+    assert report.problems == ["no backend answers whose jobs outlive their run: see clusterjobs check"]
