@@ -50,6 +50,7 @@ from pytest_clusterjobs.core.errors import (
     SubmitLimit,
     SubmitUnknown,
 )
+from pytest_clusterjobs.core.naming import nearest
 from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
@@ -119,6 +120,7 @@ class SgeBackend(BatchBackend):
         super().__init__(transport, settings)
         self._array_limit: int | None = None
         self._environment_name = settings.options.get("parallel_environment", "")
+        self._is_environment_known = False
         # Job number -> name, of what this process submitted: numbers begin again, records of old jobs stay.
         self._names: dict[str, str] = {}
 
@@ -137,6 +139,8 @@ class SgeBackend(BatchBackend):
         self._array_limit = parse_array_limit(self.run_for_check(["qconf", "-sconf"], "cannot read max_aj_tasks"))
         environments = self._environments()
         told = ", ".join(f"{name} ({rule})" for name, rule in environments.items())
+        if self._environment_name and self._environment_name not in environments:
+            told += f"; the option parallel_environment names {self._environment_name}, which is none of them"
         info = parse_queues(listing, limits, said.splitlines()[0].strip() if said.strip() else "")
         return replace(
             info,
@@ -169,16 +173,19 @@ class SgeBackend(BatchBackend):
         Raises:
             ConfigError: The one that was configured does not exist, or none puts all slots on one host.
         """
-        if not self._environment_name:
-            there = self._environments()
+        if not self._is_environment_known:
+            there, wanted = self._environments(), self._environment_name
             told = ", ".join(f"{name} ({rule})" for name, rule in there.items()) or "none"
+            if wanted and wanted not in there:
+                hint = nearest(wanted, there)
+                raise ConfigError(f"there is no parallel environment {wanted!r}; there are: {told}{hint}")
             fitting = [name for name, rule in there.items() if rule == "$pe_slots"]
-            if not fitting:
+            if not wanted and not fitting:
                 raise ConfigError(
                     "cores above 1 need a parallel environment with allocation_rule $pe_slots, and there is none; "
                     f"there are: {told}. Name one in the option parallel_environment"
                 )
-            self._environment_name = fitting[0]
+            self._environment_name, self._is_environment_known = wanted or fitting[0], True
         return self._environment_name
 
     # ------------------------------------------------------------ submission

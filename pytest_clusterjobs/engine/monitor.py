@@ -28,6 +28,7 @@ _GROWTH = 0.03  # of the time since something last happened, so that a mark is s
 _SCHEDULER_SIGNALS = frozenset({129, 130, 137, 143, 152})
 
 _EXIT_MODULE = 96  # of a job's script, when a module cannot be loaded
+_EXITS_CANNOT_RUN = (126, 127)  # of a shell, for a program that is not there or cannot be run (POSIX, 2.8.2)
 
 
 class Monitor:
@@ -180,12 +181,15 @@ def by_exit_code(tracked: Tracked, code: int) -> verdict.Verdict:
     if code == _EXIT_MODULE and tracked.job.record.spec.modules:
         detail = "an environment module could not be loaded"
         return verdict.Verdict(JobState.FAILED, ExitReason.ENVIRONMENT_MISMATCH, detail, code)
+    if code in _EXITS_CANNOT_RUN and not tracked.job.start_facts():
+        detail = f"the Python that runs it could not be run (exit code {code}); name the node's in python"
+        return verdict.Verdict(JobState.FAILED, ExitReason.LAUNCH_FAILURE, detail, code)
     return verdict.from_exit_code(code)
 
 
 def _by_status(tracked: Tracked, status: JobStatus) -> verdict.Verdict:
     if tracked.cancel_reason is not None and status.state is not JobState.COMPLETED:
         return verdict.Verdict(verdict.state_for(tracked.cancel_reason), tracked.cancel_reason, tracked.cancel_detail)
-    if status.state is JobState.COMPLETED or status.exit_code == _EXIT_MODULE:
+    if status.state is JobState.COMPLETED or status.exit_code in (_EXIT_MODULE, *_EXITS_CANNOT_RUN):
         return by_exit_code(tracked, status.exit_code or 0)
     return verdict.from_status(status)

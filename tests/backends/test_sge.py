@@ -95,14 +95,24 @@ def test_every_resource_is_said(asked_for: dict[str, Any], said: str) -> None:
 
 
 def test_options_name_the_site_s_environment_and_complexes() -> None:
-    options = {"parallel_environment": "openmp", "memory_resource": "mem_free", "gpu_resource": "gpu"}
+    options = {"parallel_environment": "mpi", "memory_resource": "mem_free", "gpu_resource": "gpu"}
     said = directives(options, cores=2, memory="1GB", gpus=1)
-    assert {"-pe openmp 2", "-l mem_free=512M", "-l gpu=1"} <= set(said)
+    assert {"-pe mpi 2", "-l mem_free=512M", "-l gpu=1"} <= set(said)
     assert set(options) == SgeBackend.option_names
 
 
-def test_environment_for_several_cores_is_asked_for_once() -> None:
-    sge = backend()
+def test_environment_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    """The scheduler was asked, whose refusal names none."""
+    sge = backend({"parallel_environment": "smpp"})
+    with pytest.raises(ConfigError, match=r"there is no parallel environment 'smpp'.*make.*smp .*did you mean 'smp'"):
+        sge.render_script(submission(cores=2))
+    assert "smpp, which is none of them" in sge.check().detail
+    assert "-pe" not in sge.render_script(submission(cores=1))
+
+
+@pytest.mark.parametrize("options", [{}, {"parallel_environment": "smp"}], ids=["found", "named"])
+def test_environment_for_several_cores_is_asked_for_once(options: dict[str, str]) -> None:
+    sge = backend(options)
     for _ in range(2):
         assert "#$ -pe smp 2" in sge.render_script(submission(cores=2))
     assert way_of(sge).asked.count(("qconf", "-spl")) == 1

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_clusterjobs.clusters.base import RunningCluster
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import JobFailed, JobInfrastructureError, SpecError, StoreError
+from pytest_clusterjobs.core.errors import JobInfrastructureError, SpecError, StoreError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
@@ -104,11 +104,14 @@ def other_python() -> str:
     return system
 
 
-def test_missing_python_ends_the_job_with_the_shell_s_words(backend: str, workdir: Path) -> None:
+def test_missing_python_is_the_cluster_s_trouble_with_the_shell_s_words(backend: str, workdir: Path) -> None:
+    """It was reported as the test's failure, with an exit code of 127."""
     run = Run(Settings(workdir=str(workdir), python="/nowhere/python", keep="never"))
     run.select(backend)
-    with pytest.raises(JobFailed, match="/nowhere/python"):
+    with pytest.raises(JobInfrastructureError, match=r"could not be launched(?s:.)*/nowhere/python"):
         call(run, len, [1])
+    with pytest.raises(JobInfrastructureError, match="could not be launched"):
+        run.submit_command("true", JobSpec()).result(60)
     run.close()
 
 
