@@ -158,10 +158,10 @@ class Configured:
         for key in OF_THE_RUN:
             values = {place.name: getattr(place, key) for place in places if not (place.host and key == "workdir")}
             if len(set(values.values())) > 1:
-                said = ", ".join(f"{name}: {value}" for name, value in values.items())
+                said = ", ".join(f"{name}: {'default' if value is None else value}" for name, value in values.items())
                 raise ConfigError(
                     f"{key} is one for the whole run, and the profiles have different ones ({said}); run them one by "
-                    f"one, or give CLUSTERJOBS_{key.upper()}"
+                    f"one, or give --cluster-{key.replace('_', '-')} or CLUSTERJOBS_{key.upper()}"
                 )
             found.update((key, value) for value in set(values.values()) if value is not None)
         return found

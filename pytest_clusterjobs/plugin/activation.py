@@ -44,9 +44,9 @@ class Activation:
         session, values = self.session, self.session.values
         if values.cluster or values.default != LOCAL:
             session.check_names()
-        if values.workdir:
-            _ = session.settings  # a wrong one is an error now, not at the first test
         is_dry = self._config.option.collectonly
+        if values.workdir or (values.cluster and not is_dry):
+            _ = session.settings  # a wrong one, or several, are an error now, not at each test
         if values.report and not is_dry:
             from pytest_clusterjobs.plugin.reporter import check_writable
 

@@ -169,6 +169,18 @@ def test_wrong_file_is_a_usage_error_before_anything_runs(pytester: pytest.Pytes
     )
 
 
+def test_work_directories_that_differ_are_a_usage_error_before_anything_runs(pytester: pytest.Pytester) -> None:
+    """Each test was an error instead, with fifty lines of this package's own code."""
+    pytester.makepyfile(TESTS)
+    pytester.path.joinpath("clusterjobs.yaml").write_text("profiles: {far: {backend: local, workdir: jobs}}")
+    result = pytester.runpytest_inprocess("--cluster=far,local")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: workdir is one for the whole run*(far: */jobs, local: default); * or give --cluster-workdir or *"]
+    )
+    assert pytester.runpytest_inprocess("--cluster=far,local", "--collect-only").ret == pytest.ExitCode.OK
+
+
 def test_wrong_file_is_not_read_where_no_cluster_is_asked_for(pytester: pytest.Pytester) -> None:
     (pytester.path / "clusterjobs.yaml").write_text("coers: 2")
     pytester.makepyfile(TESTS)
