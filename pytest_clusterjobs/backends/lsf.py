@@ -38,6 +38,8 @@ from pytest_clusterjobs.backends.lsf_text import (
     parse_parameter,
     parse_prose,
     parse_queues,
+    parse_waits,
+    status_of,
 )
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
@@ -110,8 +112,8 @@ class LsfBackend(BatchBackend):
     needed_variables: ClassVar[frozenset[str]] = frozenset(
         {"LSF_ENVDIR", "LSF_BINDIR", "LSF_SERVERDIR", "LSF_LIBDIR", "LSF_CONFDIR", "LSB_CONFDIR", "LSB_SHAREDIR"}
     )
-    # A child of mbatchd answers, as it was when that was made: lsb.params(5), MBD_REFRESH_TIME; with volclava lsf.conf's
-    # LSB_QMBD_ALIVE_TIME. Both are 5 s by default.
+    # A child of mbatchd answers, from its copy of the state: MBD_REFRESH_TIME of IBM's lsb.params(5), and with volclava
+    # LSB_QMBD_ALIVE_TIME of lsf.conf. Both are 5 s by default.
     answers_age_s: float = 10.0
     # No 0: to bkill it means all jobs (bkill(1)).
     id_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[1-9]\d*(\[[1-9]\d*\])?")
@@ -342,14 +344,35 @@ class LsfBackend(BatchBackend):
             return {}
         try:
             self.require_success(result, "cannot ask LSF about its jobs")
-            return self.parse_poll(result.stdout, name_prefix)
+            found = self.parse_poll(result.stdout, name_prefix)
         except CommandError:
             # bjobs -o of volclava 2.2 was seen to die over thousands of jobs, its last line cut.
             if not result.stdout.strip() or "-w" in result.argv:
                 raise
-        table = self.run(["bjobs", "-a", *_POLLS[-1]])
-        self.require_success(table, "cannot ask LSF about its jobs")
-        return self.parse_poll(table.stdout, name_prefix)
+            table = self.run(["bjobs", "-a", *_POLLS[-1]])
+            self.require_success(table, "cannot ask LSF about its jobs")
+            found = self.parse_poll(table.stdout, name_prefix)
+        return self._with_reasons(found)
+
+    def _with_reasons(self, found: dict[str, QueuedJob]) -> dict[str, QueuedJob]:
+        """Add why jobs wait, where bjobs has no field for it."""
+        mute = {
+            native_id: queued
+            for native_id, queued in found.items()
+            if queued.status.state is JobState.PENDING and not queued.status.detail
+        }
+        if not mute or self._form == 0:
+            return found
+        try:
+            waits = parse_waits(self.run(["bjobs", "-p"]).stdout)
+        except CommandError:
+            return found  # where they are is known
+        told = {
+            native_id: QueuedJob(queued.name, status_of(queued.status.native_word, pending=waits[native_id]))
+            for native_id, queued in mute.items()
+            if native_id in waits
+        }
+        return {**found, **told}
 
     def explain(self, native_id: str) -> JobStatus | None:
         shown = self._ask_of_one(["bjobs", "-UF", native_id], native_id)

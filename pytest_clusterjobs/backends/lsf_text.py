@@ -172,6 +172,19 @@ def _table_rows(text: str) -> Iterator[Mapping[str, str]]:
             yield {"JOBID": words[0], "STAT": words[2], "EXEC_HOST": words[5], "JOB_NAME": " ".join(words[6:-3])}
 
 
+def parse_waits(text: str) -> dict[str, str]:
+    """Read ``bjobs -p``: why jobs wait, by native id. It cuts names at their beginning, which holds no index."""
+    found: dict[str, list[str]] = {}
+    native_id = ""
+    for line in text.splitlines():
+        head = re.match(r"(\d+) +\S+ +(?:PEND|PSUSP) .*?(\[\d+\])? +\S+ +\d+ \d\d:\d\d$", line)
+        if head:
+            native_id = f"{head[1]}{head[2] or ''}"
+        elif line.startswith(" ") and native_id:
+            found.setdefault(native_id, []).append(line.strip().rstrip(";"))
+    return {key: "; ".join(reasons) for key, reasons in found.items()}
+
+
 # ---------------------------------------------------------------- bjobs -UF, bjobs -l, bhist -l: of one
 
 _FOLD = re.compile(r"\n {21}")

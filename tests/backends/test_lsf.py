@@ -29,6 +29,7 @@ from pytest_clusterjobs.backends.lsf_text import (
     parse_prose,
     parse_queues,
     parse_run_limit,
+    parse_waits,
     status_of,
 )
 from pytest_clusterjobs.core.errors import (
@@ -571,7 +572,42 @@ def test_fields_that_are_not_known_are_asked_for_once(site: Path) -> None:
     lsf = backend()
     for _ in range(2):
         assert len(lsf.query("arr")) == 6
-    assert calls(site)[1:] == ["-a -json -o jobid stat exec_host job_name"] * 2
+    assert [call for call in calls(site)[1:] if call != "-p"] == ["-a -json -o jobid stat exec_host job_name"] * 2
+
+
+@pytest.mark.parametrize("form", ["-a -json", "-a -w"])
+def test_why_jobs_wait_is_asked_for_where_bjobs_has_no_field_for_it(site: Path, form: str) -> None:
+    """Without, a job that ran into its queue_timeout would not say what it had waited for."""
+    shown = {"-a -json": "json-pending", "-a -w": "a-w-many"}
+    usage = [("-a -json", "", recorded("bjobs X.stderr"), 255)] if form == "-a -w" else [UNKNOWN_FIELD]
+    table = recorded(f"bjobs {shown[form]}").replace(
+        "EXIT  held       lsfrig         -  ", "PEND  held       lsfrig         -  "
+    )
+    answering(site, *usage, (form, table, "", 0), ("-p", recorded("bjobs p"), "", 0))
+    found = backend().query("")
+    assert found["5"].status.detail == "The queue is inactivated by the administrator: 1 host"
+    assert found["5"].status.state is JobState.PENDING
+
+
+def test_reasons_that_cannot_be_had_are_no_error(site: Path) -> None:
+    answering(site, UNKNOWN_FIELD, ("-a -json", recorded("bjobs json-pending"), "", 0), ("-p", "", "?", 255))
+    assert words(backend().query("")) == {"3": "PEND", "6": "PSUSP", "5": "PEND"}
+
+
+def test_reasons_are_told_apart_by_number_and_index() -> None:
+    text = (
+        recorded("bjobs p")
+        .replace("waits              ", "*s-a-long-name[2]  ")
+        .replace(": 1 host;\n6", ": 1 host;\n Closed: 2 hosts;\n6")
+    )
+    assert parse_waits(text) == {
+        "3[2]": "Not enough job slot(s): 1 host; Closed: 2 hosts",
+        "6": "The job was suspended by the user while pending: 1 host",
+        "8": "The job has a specified start time: 1 host",
+        "9": "Job's resource requirements not satisfied: 1 host",
+        "5": "The queue is inactivated by the administrator: 1 host",
+    }
+    assert parse_waits("No pending job found\n") == {}
 
 
 def test_bjobs_without_json_is_asked_for_its_table(site: Path) -> None:

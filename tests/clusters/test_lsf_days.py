@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import JobCancelled, JobFailed, JobTimeout, SpecError, SubmitError
+from pytest_clusterjobs.core.errors import JobCancelled, JobFailed, JobTimeout, QueueTimeout, SpecError, SubmitError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
@@ -162,6 +162,13 @@ def test_waiting_job_that_somebody_else_kills_was_cancelled_outside(run: Run) ->
     with pytest.raises(JobCancelled):
         job.result(PATIENCE_S)
     assert job.reason is ExitReason.CANCELLED_OUTSIDE
+
+
+@in_every_dialect
+def test_job_that_waited_too_long_says_what_for(run: Run) -> None:
+    job = command(run, "true", queue="held", queue_timeout=5)
+    with pytest.raises(QueueTimeout, match="it waited for: The queue is inactivated by the administrator"):
+        job.result(PATIENCE_S)
 
 
 @with_settings(version="10.1")

@@ -250,6 +250,14 @@ def test_array_is_shown_as_recorded(lsf: Lsf) -> None:
     assert re.sub(unstable, r"\1X", plain(shown)) == re.sub(unstable, r"\1X", plain(real))
 
 
+def test_jobs_that_wait_are_shown_with_their_reasons_as_recorded(lsf: Lsf) -> None:
+    lsf.place.set(is_scheduling=False)
+    for command in ("bsub -J waits -n 4 true", "bsub -J held -H true", "bsub -J inact -q held true"):
+        lsf.submit(command)
+    lines = recorded("bjobs p").splitlines(keepends=True)
+    assert plain(lsf.out("bjobs -p")) == plain("".join(lines[:5] + lines[9:]))
+
+
 def test_array_with_a_limit_runs_that_many_at_once(lsf: Lsf) -> None:
     lsf.submit("bsub -J 'a[1-3]%1' 'mkdir busy && sleep 0.2 && rmdir busy'")
     assert [lsf.ended(f"1[{index}]") for index in (1, 2, 3)] == ["DONE"] * 3

@@ -76,7 +76,8 @@ def _reach(cluster: FakeLsf) -> None:
 
 
 def _site(queue: Queue) -> show.Site:
-    return show.Site(user_name(), queue.setting("host"), VERSIONS[queue.setting("version")].is_ibm)
+    inactive = frozenset(each["name"] for each in queue.setting("queues") if each["status"].endswith("Inact"))
+    return show.Site(user_name(), queue.setting("host"), VERSIONS[queue.setting("version")].is_ibm, inactive)
 
 
 # ---------------------------------------------------------------- bjobs, bhist
@@ -154,14 +155,16 @@ def _listed(queue: _Copy, ids: list[str], options: dict[str, str], oldest: float
     jobs = [
         job
         for job in queue.jobs()
-        if (job.state != ENDED or ("-a" in options and (job.ended_at or 0) >= oldest))
+        if ("-p" not in options or state_of(job) in ("PEND", "PSUSP"))
+        and (job.state != ENDED or ("-a" in options and (job.ended_at or 0) >= oldest))
         and options.get("-J") in (None, job.name, full_name(job))
     ]
     if jobs:
         return jobs, []
     if "-J" in options:
         return [], [f"Job <{options['-J']}> is not found"]
-    return [], ["No job found" if "-a" in options else "No unfinished job found"]
+    kind = "job" if "-a" in options else "pending job" if "-p" in options else "unfinished job"
+    return [], [f"No {kind} found"]
 
 
 def _print_jobs(
@@ -184,7 +187,7 @@ def _written(jobs: list[FakeJob], options: dict[str, str], fields: list[str], si
         return show.as_words([show.values(job, fields, site) for job in jobs], fields)
     if "-l" in options or "-UF" in options:
         return ("-" * 78 + "\n").join(show.long(job, site, is_unfolded="-UF" in options) for job in jobs)
-    return show.table(jobs, site, is_wide="-w" in options)
+    return show.waits(jobs, site) if "-p" in options else show.table(jobs, site, is_wide="-w" in options)
 
 
 def _bhist(cluster: FakeLsf, words: list[str]) -> int:

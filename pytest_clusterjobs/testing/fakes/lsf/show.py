@@ -24,6 +24,7 @@ _FIELDS = (
 _IBM_FIELDS = ("jobindex", "exit_code", "exit_reason", "pend_reason")
 _HEAD = "JOBID   USER    STAT  QUEUE      FROM_HOST   EXEC_HOST   JOB_NAME   SUBMIT_TIME"
 _FOLD = 80
+_WAITS_NAME = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Site:
     host: str
     #: True: IBM's LSF.
     is_ibm: bool
+    #: Queues that start nothing.
+    inactive_queues: frozenset[str] = frozenset()
 
 
 def _moment(seconds: float | None) -> str:
@@ -60,10 +63,12 @@ def hosts_of(job: FakeJob, site: Site) -> str:
     return f"{job.cores}*{site.host}" if site.is_ibm and job.cores > 1 else ":".join([site.host] * job.cores)
 
 
-def pending_reason(job: FakeJob) -> str:
+def pending_reason(job: FakeJob, site: Site) -> str:
     """Say why a job waits."""
     if job.state == HELD:
         return "The job was suspended by the user while pending"
+    if job.facts["queue"] in site.inactive_queues:
+        return "The queue is inactivated by the administrator"
     return "Not enough job slot(s)"
 
 
@@ -84,6 +89,21 @@ def table(jobs: Iterable[FakeJob], site: Site, *, is_wide: bool) -> str:
             f"{job.number:<7} {site.user:<7} {state_of(job):<5} {job.facts['queue']:<10} {site.host:<11} "
             f"{hosts:<11} {name:<10} {submitted}"
         )
+    return "\n".join(lines) + "\n"
+
+
+def waits(jobs: Iterable[FakeJob], site: Site) -> str:
+    """Write ``bjobs -p``."""
+    lines = ["JOBID   USER    STAT  QUEUE       FROM_HOST      JOB_NAME           SUBMIT_TIME"]
+    for job in jobs:
+        name = full_name(job)
+        name = name if len(name) <= _WAITS_NAME else f"*{name[1 - _WAITS_NAME :]}"
+        submitted = time.strftime("%b %e %H:%M", time.localtime(job.submitted_at))
+        lines += [
+            f"{job.number:<7} {site.user:<7} {state_of(job):<5} {job.facts['queue']:<11} {site.host:<14} "
+            f"{name:<18} {submitted}",
+            f" {pending_reason(job, site)}: 1 host;",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -115,7 +135,7 @@ def values(job: FakeJob, fields: Sequence[str], site: Site) -> dict[str, str]:
         "finish_time": _short_moment(job.ended_at),
         "exit_code": "" if code is None else str(code),
         "exit_reason": why_ended(job) if job.state == ENDED else "",
-        "pend_reason": f"{pending_reason(job)};" if state_of(job) in ("PEND", "PSUSP") else "",
+        "pend_reason": f"{pending_reason(job, site)};" if state_of(job) in ("PEND", "PSUSP") else "",
     }
     return {field.upper(): everything[field.lower()] for field in fields}
 
@@ -159,7 +179,7 @@ def long(job: FakeJob, site: Site, *, is_unfolded: bool) -> str:
     else:
         lines[1:1] = limits
     if state_of(job) in ("PEND", "PSUSP"):
-        lines += [" PENDING REASONS:", f" {pending_reason(job)}: 1 host;"]
+        lines += [" PENDING REASONS:", f" {pending_reason(job, site)}: 1 host;"]
     chosen = "select[type == local] order[r15s:pg]"
     needs = f" Combined: {chosen}\n Effective: {'-' if job.pid is None else chosen}\n\n"
     text = "\n".join(["", head, *lines, ""])
