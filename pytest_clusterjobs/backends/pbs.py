@@ -67,6 +67,8 @@ _LOST_REPLIES = re.compile(
 _ROOT = re.compile(r"Bad UID for job execution")
 # What qstat and qdel say of a job that is not there any more, or is about to go (pbs_messages.c, OpenPBS 23.06.06).
 _GONE = re.compile(r"Unknown Job Id|Job has finished|Request invalid for (state of job|finished array subjob)")
+# What qdel says of a job whose node is down.
+_OUT_OF_REACH = re.compile(r"Server could not connect to MOM (\S+)")
 _NO_HISTORY = re.compile(r"not configured to maintain job history")
 
 # Set in a job by the execution daemon, or of the caller's shell: wrong in a job when they come from outside.
@@ -326,20 +328,31 @@ class PbsBackend(BatchBackend):
     def cancel(self, native_ids: Collection[str]) -> None:
         for some in self.portions(native_ids):
             # qdel of several jobs, one of which has gone, tells of that one and not what it did with the others.
-            if self._delete(some) and (left := self._still_there(some)):
-                self._delete(left)
+            result = self.run(self.cancel_argv(some))
+            if not result.returncode:
+                continue
+            named = set(_OUT_OF_REACH.findall(result.stderr))
+            self._require_gone(result, _OUT_OF_REACH)
+            left = self._still_there(some)
+            down = {nodes for native_id, nodes in left.items() if {native_id, array_of(native_id)} & named} - {""}
+            lost = [native_id for native_id, nodes in left.items() if nodes in down]
+            if lost:
+                # Nobody is there to tell the job; without force it would be seen running until its node is back.
+                self._require_gone(self.run(["qdel", "-W", "force", *lost]))
+            if others := [native_id for native_id in left if native_id not in lost]:
+                self._require_gone(self.run(self.cancel_argv(others)))
 
-    def _delete(self, native_ids: Sequence[str]) -> bool:
-        """Run qdel; tell whether some of the jobs were gone already."""
-        result = self.run(self.cancel_argv(native_ids))
-        if result.returncode and not self.is_harmless_cancel(result.stderr):
+    def _require_gone(self, result: CommandResult, other: re.Pattern[str] = _GONE) -> None:
+        """Raise `CommandError` unless qdel worked, or complains only of jobs that have gone or match ``other``."""
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        if not lines or not all(_GONE.search(line) or other.search(line) for line in lines):
             self.require_success(result, "cannot cancel jobs")
-        return result.returncode != 0
 
-    def _still_there(self, native_ids: Collection[str]) -> list[str]:
-        asked = sorted({array_of(native_id) for native_id in native_ids})
-        there = self._ask(asked)
-        return [each for each in native_ids if each in there and not there[each].status.state.is_terminal]
+    def _still_there(self, native_ids: Collection[str]) -> dict[str, str]:
+        """Give those of some jobs that have not ended, and the nodes of each."""
+        there = self._ask(sorted({array_of(native_id) for native_id in native_ids}))
+        states = {native_id: there[native_id].status for native_id in native_ids if native_id in there}
+        return {native_id: status.nodes for native_id, status in states.items() if not status.state.is_terminal}
 
     def cancel_argv(self, native_ids: Sequence[str]) -> list[str]:
         """Give the command that cancels jobs; an array of which all are named, as one."""

@@ -701,10 +701,35 @@ def test_job_that_has_gone_is_no_error_and_the_others_are_made_sure_of(case: str
     ]
 
 
-@pytest.mark.parametrize("case", ["16-node-down/07", "07-array/15"])
-def test_job_that_cannot_be_cancelled_is_an_error(case: str) -> None:
+def test_job_that_cannot_be_cancelled_is_an_error() -> None:
     with pytest.raises(CommandError, match="cannot cancel"):
-        backend(qdel=answer_of(recorded(case))).cancel(["76.pbsrig"])
+        backend(qdel=answer_of(recorded("07-array/15"))).cancel(["76.pbsrig"])
+
+
+def on_nodes(**nodes: str) -> str:
+    (job,) = jobs_in(recorded("16-node-down/08")).values()
+    things = {f"{name[1:]}.pbsrig": {**job, "exec_host": f"{node}/0"} for name, node in nodes.items()}
+    return as_text("Job Id", things)
+
+
+def test_jobs_of_a_node_that_is_down_are_deleted_by_force_and_no_others() -> None:
+    """qdel names one of them and leaves all of them; they were tried again and again until their node came back."""
+    there = (0, on_nodes(_76="far", _77="far", _78="near"), "")
+    asked = {"qdel": answer_of(recorded("16-node-down/07")), "qdel -W force": (0, "", ""), "qstat -t -f": there}
+    pbs = PbsBackend(Answering({**SITE, **asked, "qdel 78.pbsrig": (0, "", "")}), BackendSettings())
+    pbs.cancel(["76.pbsrig", "77.pbsrig", "78.pbsrig"])
+    assert [argv[1:] for argv in way_of(pbs).asked if argv[0] == "qdel"] == [
+        ("76.pbsrig", "77.pbsrig", "78.pbsrig"),
+        ("-W", "force", "76.pbsrig", "77.pbsrig"),
+        ("78.pbsrig",),
+    ]
+
+
+def test_job_out_of_reach_that_has_ended_meanwhile_is_no_error() -> None:
+    gone = answer_of(recorded("17-no-history/03"))
+    pbs = backend(qdel=answer_of(recorded("16-node-down/07")), qstat_t_f=gone)
+    pbs.cancel(["76.pbsrig"])
+    assert [argv[0] for argv in way_of(pbs).asked] == ["qdel", "qstat"]
 
 
 # ---------------------------------------------------------------- what there is

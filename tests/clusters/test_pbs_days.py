@@ -270,6 +270,15 @@ def test_cancel_of_many_with_one_gone_takes_all_the_others(run: Run) -> None:
     wait_for(lambda: output_of("qselect") == "")
 
 
+def test_job_of_a_node_that_is_down_is_cancelled_and_leaves_nothing(run: Run, pbs: FakePlace) -> None:
+    job = started(run, "sleep 300", timeout=3)
+    pbs.set(node="down")
+    with pytest.raises(JobTimeout):
+        job.result(30)
+    assert job.reason is ExitReason.RUN_TIMEOUT
+    wait_for(lambda: output_of("qselect") == "")
+
+
 def test_cancel_of_an_array_of_which_some_have_ended_takes_the_others(run: Run) -> None:
     """qdel names a finished element in words of its own while the array lasts: it was taken for an outage."""
     jobs = run.submit([command_work(text, JobSpec()) for text in ("true", "sleep 300", "sleep 300")])

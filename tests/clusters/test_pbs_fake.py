@@ -314,6 +314,21 @@ def test_deleted_job_is_shown_as_recorded(replay: Replay) -> None:
         replay.compare(f"05-killed/{number}") if number != "05" else replay.play("05-killed/05")
 
 
+def test_jobs_of_a_node_that_is_down_can_be_deleted_by_force_alone(replay: Replay) -> None:
+    for number in ("01", "02"):
+        replay.play(f"16-node-down/{number}")
+    wait_for(lambda: replay.run("qselect -s R").stdout.count("\n") == 2)
+    replay.place.set(node="down")
+    assert "state = down" in replay.run("pbsnodes -a").stdout
+    replay.play("16-node-down/05")
+    replay.compare("16-node-down/06")
+    for number in ("07", "09"):
+        replay.play(f"16-node-down/{number}")
+    replay.compare("16-node-down/08")
+    replay.until_finished("16-node-down/02")
+    replay.compare("16-node-down/10")
+
+
 @pytest.mark.slow
 def test_job_that_ignores_its_deletion_is_killed(replay: Replay) -> None:
     (replay.folder / "ign.sh").write_text("#!/bin/bash\ntrap '' TERM\ntouch started\nsleep 300\n")

@@ -196,7 +196,8 @@ class FakeCluster:
     """A queue in a directory, and what runs its jobs.
 
     Settings that count here: ``slots`` (cores), ``is_scheduling`` (False: nothing starts), ``end_delay_s`` (seconds
-    that an ended job is still seen ending), ``owner`` (a process and its start time; when it is gone, so are the jobs).
+    that an ended job is still seen ending), ``kill 7`` (True: no signal but KILL is sent to job 7), ``owner`` (a
+    process and its start time; when it is gone, so are the jobs).
     """
 
     #: Signals with the seconds that each is given, for a deleted job; what is left after the last is killed.

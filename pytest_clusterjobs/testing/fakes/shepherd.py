@@ -91,8 +91,8 @@ class Shepherd:
 
     def _end(self, signals: Iterable[tuple[int, float]]) -> None:
         with self._cluster.look() as queue:
-            is_closing = queue.setting("is_closing", False)
-        for number, patience_s in () if is_closing else signals:
+            is_at_once = queue.setting("is_closing", False) or queue.setting(f"kill {self._job.number}", False)
+        for number, patience_s in () if is_at_once else signals:
             signal_all(number, self._others())
             self._wait(patience_s, lambda: self._status is not None and not self._others())
 

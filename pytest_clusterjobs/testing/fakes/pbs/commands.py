@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_clusterjobs.testing.fakes.cluster import ENDED, Queue
+from pytest_clusterjobs.testing.fakes.cluster import ENDED, RUNNING, Queue
 from pytest_clusterjobs.testing.fakes.pbs import formats
 from pytest_clusterjobs.testing.fakes.pbs.request import Refusal, admit, read_request
 from pytest_clusterjobs.testing.fakes.pbs.show import Server, Shown, parse_id
 from pytest_clusterjobs.testing.fakes.pbs.site import PBS_VERSION, FakePbs, host, job_id
 
 _UNKNOWN, _FINISHED, _BAD_ELEMENT, _NO_QUEUE, _ILLEGAL = 153, 35, 156, 170, 1
+_NO_DAEMON = 222
 _FINISHED_ELEMENT = 55  # PBSE_NOHISTARRAYSUBJOB, 15159, modulo 256 as all others
 _NO_ANSWER = 1
 # The real ones wait without end; whoever calls them loses patience earlier.
@@ -216,13 +217,14 @@ def _write_json(parts: Mapping[str, Any], *, is_newest: bool) -> None:
 def _qdel(cluster: FakePbs, words: list[str]) -> int:
     options, names = getopt.gnu_getopt(words, "xW:")
     is_forgetting = any(option == "-x" for option, _ in options)
+    is_forced = ("-W", "force") in options
     keys: list[tuple[int, int | None]] = []
     complaints: list[tuple[int, str]] = []
-    with cluster.look() as queue:
+    with cluster.change() as queue:
         is_newest = Server(queue).is_newest
         for name in names:
             try:
-                keys += _to_delete(queue, name, is_forgetting)
+                keys += _within_reach(queue, name, _to_delete(queue, name, is_forgetting), is_forced)
             except Refusal as refusal:
                 complaints.append((refusal.code, str(refusal)))
     cluster.delete(keys)
@@ -233,6 +235,25 @@ def _qdel(cluster: FakePbs, words: list[str]) -> int:
                     queue.forget(job)
     sys.stderr.write("".join(f"qdel: {text}\n" for _, text in complaints[: 1 if is_newest else None]))
     return complaints[-1][0] if complaints else 0
+
+
+def _within_reach(
+    queue: Queue, name: str, keys: list[tuple[int, int | None]], is_forced: bool
+) -> list[tuple[int, int | None]]:
+    """Give those of some jobs that can be deleted; by force, also what runs on a node that is down.
+
+    Raises:
+        Refusal: The daemon of its node does not answer.
+    """
+    is_down = queue.setting("node", "up") != "up"
+    for key in keys:
+        job = queue.job(*key)
+        if job is not None and job.state == RUNNING:
+            if is_down and not is_forced:
+                raise Refusal(_NO_DAEMON, f"Server could not connect to MOM {name if '.' in name else job_id(*key)}")
+            queue.set(f"kill {job.number}", is_forced)
+            queue.set(f"lost {job.number}", is_down)
+    return keys
 
 
 def _to_delete(queue: Queue, name: str, is_forgetting: bool) -> list[tuple[int, int | None]]:

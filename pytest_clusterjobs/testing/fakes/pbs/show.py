@@ -119,12 +119,12 @@ class Server:
     def _one(self, job: FakeJob, is_over: bool) -> Shown:
         facts = self.facts(job.number)
         word, substate = _WORDS.get(job.state, ("F" if is_over else "X", 92))
-        status = exit_status(job)
+        status = None if self._is_lost(job) else exit_status(job)
         if job.state == ENDED:
             substate = 91 if job.cause == DELETED else 92 if status == 0 else 93
         attributes = self._head(facts, job.number, word, job)
         attributes.update(self._times(facts, job))
-        if job.state == ENDED and job.started_at:
+        if job.state == ENDED and job.started_at and not self._is_lost(job):
             attributes["jobdir"] = job.cwd
         attributes["substate"] = substate
         attributes["Variable_List"] = self._variables(facts)
@@ -138,6 +138,10 @@ class Server:
             attributes.update({"Stageout_status": job.facts.get("stageout", 1), "Exit_status": status})
         return self._tail(job_id(job.number, job.element), word, attributes, facts, job)
 
+    def _is_lost(self, job: FakeJob) -> bool:
+        """Tell whether a job was deleted while nobody could ask its node about it."""
+        return bool(self._jobs.setting(f"lost {job.number}", False))
+
     def _head(self, facts: dict[str, Any], number: int, word: str, job: FakeJob | None) -> dict[str, Any]:
         """Give the attributes up to ``Resource_List``; ``job`` None: of an array as a whole."""
         is_element = job is not None and job.element is not None
@@ -146,7 +150,7 @@ class Server:
         if job is not None and job.element is not None:
             paths = {letter: path.replace(INDEX, str(job.element)) for letter, path in paths.items()}
         head: dict[str, Any] = {"Job_Name": facts["name"], "Job_Owner": f"{facts['user']}@{host()}"}
-        if job is not None and job.state == ENDED and job.started_at:
+        if job is not None and job.state == ENDED and job.started_at and not self._is_lost(job):
             head["resources_used"] = {
                 "cpupercent": 0,
                 "cput": "00:00:00",
@@ -209,7 +213,7 @@ class Server:
             return said
         begun = f"Job run at {_minute(job.started_at)} on ({_vnode(facts)})"
         if job.is_to_be_deleted or job.cause == DELETED:
-            by = "" if job.element is not None else f" by {facts['user']}@{host()}"
+            by = "" if job.element is not None or self._is_lost(job) else f" by {facts['user']}@{host()}"
             return f"{begun} and terminated{by}"
         if job.state != ENDED:
             return begun
@@ -226,6 +230,8 @@ class Server:
             return f"Can Never Run: {never}"
         if not QUEUES[facts["queue"]][1]:
             return "Not Running: Queue not started."
+        if self._jobs.setting("node", "up") != "up":
+            return "Not Running: Not enough free nodes available"
         slots = int(self._jobs.setting("slots", 1))
         free = slots - self._jobs.used_cores()
         if job.cores > free:
@@ -351,10 +357,11 @@ class Server:
         """Give the node's attributes, as JSON has them."""
         slots, gpus, used = int(self._jobs.setting("slots", 1)), self._jobs.setting("gpus", 0), self._jobs.used_cores()
         running = [job_id(job.number, job.element) for job in self._jobs.jobs(RUNNING, ENDING)]
+        is_up = self._jobs.setting("node", "up") == "up"
         return {
             "Mom": host(),
             "ntype": "PBS",
-            "state": "free" if used < slots else "job-busy",
+            "state": "down" if not is_up else "free" if used < slots else "job-busy",
             "pcpus": slots,
             **({"jobs": [f"{identity}/0" for identity in running]} if running else {}),
             "resources_available": {
@@ -366,6 +373,7 @@ class Server:
                 "vnode": host(),
             },
             "resources_assigned": {"ncpus": used} if used else {},
+            **({} if is_up else {"comment": "node down: communication closed"}),
             "resv_enable": "True",
             "sharing": "default_shared",
             "license": "l",

@@ -34,6 +34,7 @@ SETTINGS: Mapping[str, Any] = {
     "slots": 4,
     "history": True,
     "server": "up",
+    "node": "up",
     "lost_replies": 0,
     "max_array_size": 10_000,
     "max_jobs": None,
@@ -48,8 +49,9 @@ INDEX = "^array_index^"
 class FakePbs(FakeCluster):
     """OpenPBS with one node.
 
-    Of its `SETTINGS`: ``server`` is up, down or hung; ``lost_replies`` of the next submissions are made and never
-    acknowledged; ``max_jobs`` is how many a user may have, or None; without ``acl_roots`` root may run none.
+    Of its `SETTINGS`: ``server`` is up, down or hung; ``node`` is up, or down, so that its jobs cannot be deleted;
+    ``lost_replies`` of the next submissions are made and never acknowledged; ``max_jobs`` is how many a user may have,
+    or None; without ``acl_roots`` root may run none.
     """
 
     delete_signals: ClassVar[tuple[tuple[int, float], ...]] = ((signal.SIGTERM, 10.0),)
@@ -57,7 +59,12 @@ class FakePbs(FakeCluster):
 
     def may_start(self, queue: Queue, job: FakeJob) -> bool:
         facts = shared(queue, job.number)
-        return QUEUES[facts["queue"]][1] and never_runs(queue, facts) is None and self._has_gpus(queue, facts)
+        return (
+            queue.setting("node", "up") == "up"
+            and QUEUES[facts["queue"]][1]
+            and never_runs(queue, facts) is None
+            and self._has_gpus(queue, facts)
+        )
 
     def _has_gpus(self, queue: Queue, facts: Mapping[str, Any]) -> bool:
         wanted = total(facts, "ngpus")
