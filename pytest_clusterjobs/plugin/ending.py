@@ -35,7 +35,7 @@ class Ending:
         session.on_start.append(lambda _: self._guard.install())
 
     def watch_signals(self) -> None:
-        """Have SIGTERM end this process in order, though it runs no job itself."""
+        """Have SIGTERM and SIGHUP end this process in order, though it runs no job itself."""
         self._guard.install()
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -100,8 +100,9 @@ class Ending:
         count = sum(not record.state.is_terminal for record in run.records)
         terminal: Any = self._session.config.pluginmanager.get_plugin("terminalreporter")
         if count and terminal is not None and not xdist.is_worker(self._session.config):
-            terminal.ensure_newline()
-            terminal.write_line(f"clusterjobs: cancelling {count} unfinished job{'s' if count > 1 else ''} ...")
+            with suppress(OSError):  # the terminal may be what has gone
+                terminal.ensure_newline()
+                terminal.write_line(f"clusterjobs: cancelling {count} unfinished job{'s' if count > 1 else ''} ...")
 
     def _tidy_shared(self) -> None:
         """Remove what the workers shared, once the last of them is down."""

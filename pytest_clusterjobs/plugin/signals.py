@@ -1,4 +1,4 @@
-"""Signals: SIGTERM ends pytest as Ctrl-C does, and the clean-up at the end is not interrupted."""
+"""Signals: SIGTERM and SIGHUP end pytest as Ctrl-C does, and the clean-up at the end is not interrupted."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal is gone, as when a connection to a login node breaks; under nohup it is ignored, and stays so.
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, *_ENDS)
 
 
 class TerminationGuard:
-    """Turns SIGTERM into KeyboardInterrupt, so that jobs are cancelled and files removed.
+    """Turns SIGTERM and SIGHUP into KeyboardInterrupt, so that jobs are cancelled and files removed.
 
-    Only where nobody else handles SIGTERM, and only in the main thread: Python allows no other.
+    Only where nobody else handles them or has them ignored, and only in the main thread: Python allows no other.
     """
 
     def __init__(self) -> None:
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
         self._before_shield: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Handle SIGTERM from now on. Idempotent."""
-        if self._before is None and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._before = signal.signal(signal.SIGTERM, _interrupt)
+        """Handle them from now on. Idempotent."""
+        if not self._before and _in_main_thread():
+            ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
+            self._before = {number: signal.signal(number, _interrupt) for number in ours}
 
     def shield(self) -> None:
-        """Have one more Ctrl-C or SIGTERM ignored, as it often comes twice; the one after it interrupts again."""
+        """Have one more of the signals ignored, as it often comes twice; the one after it interrupts again."""
         if _in_main_thread() and not self._before_shield:
             self._before_shield = {number: signal.signal(number, self._spare_one) for number in _SIGNALS}
 
@@ -41,9 +44,9 @@ class TerminationGuard:
         if self._before_shield and _in_main_thread():
             _put_back(self._before_shield)
             self._before_shield = {}
-        if self._before is not None and _in_main_thread():
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        if self._before and _in_main_thread():
+            _put_back(self._before)
+            self._before = {}
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -56,7 +59,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM inside. Only around what is sure to end soon."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP inside. Only around what is sure to end soon."""
     if not _in_main_thread():
         yield
         return

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,14 +51,13 @@ def start(project: pytest.Pytester, pids: Path) -> Iterator[Starter]:
     """Give a function that starts pytest on ``count`` tests that wait for jobs, and waits until their jobs run."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*args: str, count: int = 1) -> subprocess.Popen[str]:
+    def begin(*args: str, count: int = 1, terminal: dict[str, Any] | None = None) -> subprocess.Popen[str]:
         project.makepyfile(test_waits=WAITS.replace("COUNT", str(count)))
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cluster-report=report.json", *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # as under a shell: signals to its group are not signals to us
+            **(terminal or {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}),
         )
         started.append(process)
         wait_for(lambda: len([name for name in os.listdir(pids) if name.isdigit()]) == count)
@@ -75,7 +77,7 @@ def assert_nothing_left(project: pytest.Pytester, pids: Path) -> None:
     assert not (project.path / ".clusterjobs").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_the_job_and_ends_in_order(
     project: pytest.Pytester, start: Starter, pids: Path, number: signal.Signals
 ) -> None:
@@ -91,6 +93,26 @@ def test_a_signal_cancels_the_job_and_ends_in_order(
     assert_nothing_left(project, pids)
 
 
+def test_a_terminal_that_goes_ends_the_run_and_its_jobs(project: pytest.Pytester, start: Starter, pids: Path) -> None:
+    """A connection to a login node that broke killed pytest, and its jobs went on."""
+    ours, theirs = os.openpty()
+    process = start(
+        "--cluster-keep=never",
+        terminal={
+            "stdin": theirs,
+            "stdout": theirs,
+            "stderr": theirs,
+            "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        },
+    )
+    os.close(theirs)
+    os.close(ours)
+    process.wait(30)
+    report = json.loads((project.path / "report.json").read_text())
+    assert [job["state"] for job in report["other_jobs"]] == ["CANCELLED"]
+    assert_nothing_left(project, pids)
+
+
 def test_an_impatient_second_ctrl_c_changes_nothing(project: pytest.Pytester, start: Starter, pids: Path) -> None:
     process = start("--cluster-keep=never")
     process.send_signal(signal.SIGINT)
@@ -98,6 +120,16 @@ def test_an_impatient_second_ctrl_c_changes_nothing(project: pytest.Pytester, st
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
+    assert_nothing_left(project, pids)
+
+
+def test_output_that_nobody_reads_any_more_keeps_no_job(project: pytest.Pytester, start: Starter, pids: Path) -> None:
+    """After `pytest | head` jobs stayed on the cluster: the line that says that they are cancelled could not be written."""
+    process = start("--cluster-keep=never")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
     assert_nothing_left(project, pids)
 
 
@@ -130,9 +162,10 @@ def test_sigterm_to_the_controller_alone_ends_the_workers_too(
 
 def test_handlers_are_given_back(project: pytest.Pytester) -> None:
     project.makepyfile("def test_x(cluster_jobs): assert cluster_jobs.run('true').exit_code == 0")
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     project.runpytest_inprocess().assert_outcomes(passed=1)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_handler_of_the_users_is_left_alone(project: pytest.Pytester) -> None:
