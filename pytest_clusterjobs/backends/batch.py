@@ -69,7 +69,18 @@ done
 [ "$cj_code" -le 128 ] || {
   wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
   case "$cj_late" in 127 | -1) ;; *) cj_code=$cj_late ;; esac  # -1: bash 5.2 has lost it, as it had just reaped it
-}"""
+}
+cj_child="""
+
+# LSF gives a job ten minutes from its run limit's signal on (bsub(1), -W). Whoever ignores SIGTERM would take them.
+_AT_LIMIT = """\
+cj_limit=
+cj_at_limit() {
+  cj_limit=1
+  cj_on_signal TERM
+  [ -z "$cj_child" ] || { sleep 10 && kill -s KILL "$cj_child"; } 2>/dev/null &
+}
+trap cj_at_limit {limit_signal}"""
 
 
 def shell_body(
@@ -94,7 +105,7 @@ def shell_body(
         reserved_codes: Exit codes that mean something else to the scheduler: to it they become 1, to us they stay.
         interrupt: What a SIGINT is passed on as; what runs in the background of a shell ignores SIGINT itself.
         limit_signal: The signal, e.g. ``USR2``, by which the scheduler ends a job at its time limit. It is passed on as
-            SIGTERM; to us the job then ends by SIGTERM, to the scheduler by its own signal.
+            SIGTERM, ten seconds later as SIGKILL; to us the job ends by SIGTERM, to the scheduler by its own signal.
     """
     quote = shlex.quote
     element = f"/{index}" if submission.is_array else ""
@@ -119,7 +130,7 @@ def shell_body(
         ': >"$cj_mark.start"',
         f". {quote(os.path.join(submission.directory, ENVIRONMENT))}",
         _RUN.replace("{interrupt}", interrupt),
-        *([f"cj_limit=; trap 'cj_limit=1; cj_on_signal TERM' {limit_signal}"] if limit_signal else []),
+        *([_AT_LIMIT.replace("{limit_signal}", limit_signal)] if limit_signal else []),
     ]
     lines += [
         *module_lines(submission.spec.modules),

@@ -210,6 +210,42 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
     assert (tmp_path / "stdout.log").read_text() == "TERM\n"
 
 
+def test_job_that_ignores_sigterm_at_its_run_limit_is_killed_soon(tmp_path: Path) -> None:
+    """LSF itself would do it ten minutes later."""
+    runner = tmp_path / "runner"
+    runner.write_text("trap '' TERM\ntouch up\nwhile :; do sleep 0.01; done\n")
+    (tmp_path / "environment.sh").touch()
+    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
+    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
+    assert text.count("sleep 10 ") == 1
+    text = text.replace("sleep 10 ", "sleep 0.5 ")
+    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(10) == 140
+    assert (tmp_path / "mark").read_text() == "143"
+
+
+def test_job_that_ends_at_its_run_limit_leaves_nobody_who_would_kill_it(tmp_path: Path) -> None:
+    (tmp_path / "environment.sh").touch()
+    runner = tmp_path / "runner"
+    runner.write_text("touch up\nwhile :; do sleep 0.01; done\n")
+    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
+    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ").replace("sleep 10 ", "sleep 9.8765 ")
+    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(8) == 140
+    found = subprocess.run(["pgrep", "-f", "^sleep 9.8765"], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+
+
 def test_process_that_has_left_the_job_s_session_ends_with_the_job_and_jobs_of_the_job_do_not(tmp_path: Path) -> None:
     """The OpenLava family ends what is in the job's process group; and a job of a job inherits its environment."""
     start = 'setsid sleep 300 & echo $! >>pids; until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
