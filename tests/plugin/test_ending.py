@@ -124,7 +124,7 @@ def test_an_impatient_second_ctrl_c_changes_nothing(project: pytest.Pytester, st
 
 
 def test_output_that_nobody_reads_any_more_keeps_no_job(project: pytest.Pytester, start: Starter, pids: Path) -> None:
-    """After `pytest | head` jobs stayed on the cluster: the line that says that they are cancelled could not be written."""
+    """After `pytest | head` jobs stayed on the cluster: the line that tells of their end could not be written."""
     process = start("--cluster-keep=never")
     assert process.stdout is not None
     process.stdout.close()
