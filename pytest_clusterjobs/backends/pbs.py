@@ -72,7 +72,14 @@ _OUT_OF_REACH = re.compile(r"Server could not connect to MOM (\S+)")
 _NO_HISTORY = re.compile(r"not configured to maintain job history")
 
 # Set in a job by the execution daemon, or of the caller's shell: wrong in a job when they come from outside.
-_OF_A_JOB = frozenset({"ENVIRONMENT", "NCPUS", "OMP_NUM_THREADS", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"})
+_OF_A_JOB = frozenset({"ENVIRONMENT", "NCPUS", "OMP_NUM_THREADS", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}) | {
+    # Which GPUs are a job's: by the hook for control groups, or one of the site's.
+    "CUDA_DEVICE_ORDER",
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A path may have a host and a colon before it; a comma ends it (qsub(1B), -o).
 _PLAIN_PATH = re.compile(r"[^:,^]+")
@@ -95,8 +102,22 @@ class PbsBackend(BatchBackend):
     name: ClassVar[str] = "pbs"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
     foreign_prefixes: ClassVar[tuple[str, ...]] = ("PBS_", "BASH_FUNC_")
+    # Of pbs.conf, what says where the server is and how to speak to it: variables go before the file.
     needed_variables: ClassVar[frozenset[str]] = frozenset(
-        {"PBS_DEFAULT", "PBS_SERVER", "PBS_CONF_FILE", "PBS_EXEC", "PBS_HOME"}
+        {
+            "PBS_AUTH_METHOD",
+            "PBS_BATCH_SERVICE_PORT",
+            "PBS_CONF_FILE",
+            "PBS_DEFAULT",
+            "PBS_ENCRYPT_METHOD",
+            "PBS_EXEC",
+            "PBS_HOME",
+            "PBS_LEAF_NAME",
+            "PBS_PRIMARY",
+            "PBS_SECONDARY",
+            "PBS_SERVER",
+            "PBS_SERVER_HOST_NAME",
+        }
     )
     id_pattern: ClassVar[re.Pattern[str]] = re.compile(r"\d+(\[\d+\])?\.[A-Za-z0-9][\w.-]*")
     directive_prefix: ClassVar[str] = "#PBS"

@@ -205,11 +205,13 @@ def test_environment_goes_by_file_without_anything_of_an_outer_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PBS_CONF_FILE", "/etc/pbs.conf")
+    monkeypatch.setenv("PBS_BATCH_SERVICE_PORT", "25001")
     outer = {
         "PBS_JOBID": "3.pbsrig",
         "PBS_DPREFIX": "#X",
         "NCPUS": "64",
         "TMPDIR": "/tmp/pbs.3",
+        "CUDA_VISIBLE_DEVICES": "3",
         "BASH_FUNC_module%%": "() { :\n}",
         "LINES_OF": 'a\n"b"',
         "PATH": "/mine",
@@ -221,7 +223,7 @@ def test_environment_goes_by_file_without_anything_of_an_outer_job(
     assert text == "export LINES_OF='a\n\"b\"'\nexport PATH=/mine\nexport TOKEN=s3cret\n"
     assert "s3cret" not in (tmp_path / "script.sh").read_text()
     given = way_of(pbs).environments[-1]
-    assert given["PBS_CONF_FILE"] == "/etc/pbs.conf"
+    assert (given["PBS_CONF_FILE"], given["PBS_BATCH_SERVICE_PORT"]) == ("/etc/pbs.conf", "25001")
     assert "PBS_JOBID" not in given
     assert "PBS_DPREFIX" not in given
 
