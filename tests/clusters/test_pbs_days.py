@@ -279,6 +279,26 @@ def test_job_of_a_node_that_is_down_is_cancelled_and_leaves_nothing(run: Run, pb
     wait_for(lambda: output_of("qselect") == "")
 
 
+@with_settings(end_delay_s=6)
+def test_job_whose_end_takes_pbs_long_is_over_with_its_own_evidence(run: Run) -> None:
+    """The state E lasts as long as output is carried, epilogues run and the notice of the end is on its way."""
+    begun = time.monotonic()
+    ended, ending = command(run, "echo over"), started(run, "sleep 300")
+    assert ended.result(30).stdout == "over\n"
+    assert " E workq" in output_of("qstat")
+    assert time.monotonic() - begun < 5
+    run.backend("pbs").cancel([ended.native_id])
+    run.cancel([ending])
+    assert ending.wait(30)
+    assert (ended.state, ending.state) == (JobState.COMPLETED, JobState.CANCELLED)
+
+
+@with_settings(end_delay_s=4)
+def test_time_limit_is_a_timeout_where_pbs_tells_it_later_than_the_job(run: Run) -> None:
+    with pytest.raises(JobTimeout):
+        command(run, "sleep 300", time=1).result(40)
+
+
 def test_cancel_of_an_array_of_which_some_have_ended_takes_the_others(run: Run) -> None:
     """qdel names a finished element in words of its own while the array lasts: it was taken for an outage."""
     jobs = run.submit([command_work(text, JobSpec()) for text in ("true", "sleep 300", "sleep 300")])

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_clusterjobs.testing.fakes.cluster import ENDED, RUNNING, Queue
+from pytest_clusterjobs.testing.fakes.cluster import ENDED, ENDING, RUNNING, Queue
 from pytest_clusterjobs.testing.fakes.pbs import formats
 from pytest_clusterjobs.testing.fakes.pbs.request import Refusal, admit, read_request
 from pytest_clusterjobs.testing.fakes.pbs.show import Server, Shown, parse_id
 from pytest_clusterjobs.testing.fakes.pbs.site import PBS_VERSION, FakePbs, host, job_id
 
 _UNKNOWN, _FINISHED, _BAD_ELEMENT, _NO_QUEUE, _ILLEGAL = 153, 35, 156, 170, 1
-_NO_DAEMON = 222
+_NO_DAEMON, _BAD_STATE = 222, 168
 _FINISHED_ELEMENT = 55  # PBSE_NOHISTARRAYSUBJOB, 15159, modulo 256 as all others
 _NO_ANSWER = 1
 # The real ones wait without end; whoever calls them loses patience earlier.
@@ -243,11 +243,13 @@ def _within_reach(
     """Give those of some jobs that can be deleted; by force, also what runs on a node that is down.
 
     Raises:
-        Refusal: The daemon of its node does not answer.
+        Refusal: The daemon of its node does not answer, or it is ending already.
     """
     is_down = queue.setting("node", "up") != "up"
     for key in keys:
         job = queue.job(*key)
+        if job is not None and job.state == ENDING and len(keys) == 1 and not is_forced:
+            raise Refusal(_BAD_STATE, f"Request invalid for state of job {job_id(*key)}")
         if job is not None and job.state == RUNNING:
             if is_down and not is_forced:
                 raise Refusal(_NO_DAEMON, f"Server could not connect to MOM {name if '.' in name else job_id(*key)}")
