@@ -65,7 +65,7 @@ _FAILED_STARTS = "too many failed attempts to run"
 _WHY_FAILED = "do the nodes know the user, and do they see the home and work directories?"
 
 _HEADER = re.compile(r"(Job Id|Server|Queue): (\S+)\s*")
-_ATTRIBUTE = re.compile(r" {4,5}([A-Za-z][\w.]*) = (.*)")
+_ATTRIBUTE = re.compile(r" {4,5}([A-Za-z][\w.-]*) = (.*)")
 
 
 class Entry(NamedTuple):

@@ -390,6 +390,15 @@ def test_newline_in_a_value_begins_no_job_and_hides_no_end() -> None:
         assert entry.attributes["Submit_Host"] == "pbsrig"
 
 
+def test_attribute_with_a_hyphen_is_none_of_the_value_before_it() -> None:
+    """Sites name resources of their own so (pbs_resources(7B)); memory before one was not counted."""
+    text = recorded("01-running/08").stdout
+    (entry,) = parse_entries(
+        text.replace("    Resource_List.ncpus", "    Resource_List.mem-bw = 3\n    Resource_List.ncpus")
+    )
+    assert (entry.attributes["Resource_List.mem"], entry.attributes["Resource_List.mem-bw"]) == ("64mb", "3")
+
+
 def only_job(case: str) -> dict[str, str]:
     (job,) = jobs_in(recorded(case)).values()
     return job
