@@ -406,11 +406,13 @@ class LsfBackend(BatchBackend):
         manual = "Spectrum LSF 10.1, environment variables set for job execution"
         job, bracket, rest = native_id.partition("[")
         index = rest.rstrip("]") or "0"
+        # An element's is that of the whole array, as bsub was given it: sbatchd has it from mbatchd's packJobSpecs.
+        whole = re.escape(name) + (r"\[[-,:\d]+\](%\d+)?" if bracket else "")
         hosts = rf"\S+ {spec.cores}" + rf"( \S+ {spec.cores}){{{spec.nodes - 1}}}"
         contract = {
             "LSB_JOBID": Expectation(job, source=manual),
             "LSB_JOBINDEX": Expectation(index, source=manual),
-            "LSB_JOBNAME": Expectation(f"{name}[{index}]" if bracket else name, source=manual),
+            "LSB_JOBNAME": Expectation(pattern=whole, source=manual),
             "LSB_MCPU_HOSTS": Expectation(pattern=hosts + r"\s*", source=manual),
         }
         if spec.partition is not None:  # of several, the one that could start it

@@ -69,8 +69,13 @@ def test_lsf_promises_slots_on_each_host() -> None:
         "CLUSTERJOBS_NATIVE_ID": "7[3]",
         "LSB_JOBID": "7",
         "LSB_JOBINDEX": "3",
-        "LSB_JOBNAME": "cj-x[3]",
     }
+    for native_id, told in (
+        ("7[3]", {"cj-x[1-9]": True, "cj-x[1-9]%2": True, "cj-x[3]": True, "cj-x": False, "cj-y[1-9]": False}),
+        ("7", {"cj-x": True, "cj-x[1-9]": False}),
+    ):
+        names = backend("lsf").expected_environment(native_id, "cj-x", make_spec())["LSB_JOBNAME"].pattern or ""
+        assert {text: bool(re.fullmatch(names, text)) for text in told} == told
     assert promised("lsf", "7")["LSB_JOBINDEX"] == "0"
     contract = backend("lsf").expected_environment("7", "cj-x", make_spec(cores=2, nodes=2, queue="short,long"))
     hosts = contract["LSB_MCPU_HOSTS"].pattern or ""

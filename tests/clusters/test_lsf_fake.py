@@ -387,7 +387,7 @@ def test_job_has_the_variables_of_the_real_one(lsf: Lsf) -> None:
     seen = dict(each.split("=", 1) for each in (lsf.folder / "seen").read_text().split("\0") if each)
     assert (seen["LSB_JOBID"], seen["LSB_JOBINDEX"], seen["LSB_QUEUE"]) == ("1", "1", "short")
     assert (seen["LSB_HOSTS"], seen["LSB_MCPU_HOSTS"]) == ("lsfrig lsfrig", "lsfrig 2 ")
-    assert (seen["LSB_JOBNAME"], seen["CJ_LINES"]) == ("a b[1]", "one\ntwo")
+    assert (seen["LSB_JOBNAME"], seen["CJ_LINES"]) == ("a b[1-1]", "one\ntwo")
     assert (lsf.folder / "where").read_text().strip() == str(lsf.folder)
 
 

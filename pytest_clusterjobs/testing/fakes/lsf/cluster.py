@@ -94,7 +94,7 @@ class FakeLsf(FakeCluster):
             "LSB_JOBID": str(job.number),
             "LSB_JOBINDEX": str(job.element or 0),
             "LSB_BATCH_JID": written_id(job),
-            "LSB_JOBNAME": full_name(job),
+            "LSB_JOBNAME": job.facts["name"] or job.name,
             "LSB_QUEUE": job.facts["queue"],
             "LSB_HOSTS": " ".join([host] * job.cores),
             "LSB_MCPU_HOSTS": f"{host} {job.cores} ",

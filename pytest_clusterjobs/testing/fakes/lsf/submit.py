@@ -202,7 +202,7 @@ def _add(cluster: FakeLsf, queue: Queue, options: dict[str, str], script: str) -
             max_concurrent=throttle,
             state=HELD if "H" in options else QUEUED,
             submitted_at=now,
-            facts={**facts, "script": script, "is_readable": is_readable},
+            facts={**facts, "name": options.get("J"), "script": script, "is_readable": is_readable},
             **cluster.wrapped(number, element, "e" in options),
         )
         for element in (indices or (None,))
