@@ -128,7 +128,8 @@ def _status_of(job: Mapping[str, str]) -> JobStatus:
     word = job.get("job_state", "").strip()
     comment = job.get("comment", "").strip()
     nodes = _nodes(job.get("exec_host", ""))
-    runs = job.get("run_count", "")
+    # Of a job that may not be started again, these are starts that have failed: nothing of it has run twice.
+    runs = job.get("run_count", "") if job.get("Rerunable", "").strip() != "False" else ""
     restarts = max(0, int(runs) - 1) if runs.isdigit() else 0
     state = STATES.get(word, JobState.UNKNOWN)
     if state is JobState.COMPLETED:

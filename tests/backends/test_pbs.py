@@ -514,6 +514,11 @@ def test_suspended_job_runs_and_has_been_started_twice() -> None:
     assert status.nodes == "pbsrig"
 
 
+def test_starts_that_failed_of_a_job_that_may_not_be_started_again_are_no_restarts() -> None:
+    once = {**only_job("18-states/04"), "run_count": "4", "Rerunable": "False"}
+    assert (status_of(once).restarts, status_of({**once, "Rerunable": "True"}).restarts) == (0, 3)
+
+
 # PBS Reference Guide, "Job States": M is somewhere else, F, X and C have ended.
 @pytest.mark.parametrize("word", sorted(set(STATES) - set("FXCM")))
 def test_no_other_documented_state_is_an_end(word: str) -> None:
