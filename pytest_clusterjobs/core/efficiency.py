@@ -40,18 +40,22 @@ def shares(metrics: JobMetrics) -> dict[str, float]:
     return {name: used / asked for name, (used, asked) in used_of_asked(metrics).items()}
 
 
-def hints(metrics: JobMetrics) -> list[str]:
-    """Say what a job asked for ten times more of than it used, where others may have waited for it."""
+def hints(metrics: JobMetrics) -> dict[str, str]:
+    """Say what a job asked for ten times more of than it used, where others may have waited for it.
+
+    Returns:
+        A line for ``cores``, ``memory`` or ``time``, where there is one to say.
+    """
     asked, share = metrics.requested, shares(metrics)
-    told = []
+    told = {}
     cores, memory, time = asked.cores or 1, asked.memory_bytes or 0, asked.time_limit_s or 0.0
     run_time_s = metrics.run_time_s or 0.0
     if cores > 1 and run_time_s >= _LONG_ENOUGH_S and share.get("cores", 1.0) * _MUCH_MORE <= 1:
-        told.append(f"asks for {cores} cores and keeps {share['cores'] * cores:.1f} busy")
+        told["cores"] = f"asks for {cores} cores and keeps {share['cores'] * cores:.1f} busy"
     if memory >= _WORTH_BYTES and share.get("memory", 1.0) * _MUCH_MORE <= 1:
-        told.append(f"asks for {format_memory(memory)} and uses {format_memory(metrics.max_rss_bytes)}")
+        told["memory"] = f"asks for {format_memory(memory)} and uses {format_memory(metrics.max_rss_bytes)}"
     if time - run_time_s >= _WORTH_S and share.get("time", 1.0) * _MUCH_MORE <= 1:
-        told.append(f"asks for {format_duration(time)} and runs {format_duration(run_time_s)}")
+        told["time"] = f"asks for {format_duration(time)} and runs {format_duration(run_time_s)}"
     return told
 
 

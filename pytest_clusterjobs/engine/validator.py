@@ -172,7 +172,7 @@ class ClusterJobValidator:
             lines += [f"  failure: {result.failure.category}: {result.failure}"] if result.failure else []
             used = ", ".join(f"{share:.0%} of its {name}" for name, share in shares(result.metrics).items())
             lines += [f"  used {used}"] if used else []
-            lines += [f"  hint: it {text}" for text in hints(result.metrics)]
+            lines += [f"  hint: it {text}" for text in hints(result.metrics).values()]
         return "\n".join(lines)
 
     # ------------------------------------------------------------ how

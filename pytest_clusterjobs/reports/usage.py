@@ -22,15 +22,20 @@ def usage_line(jobs: Sequence[Job]) -> str:
 
 
 def hint_lines(jobs: Sequence[Job], most: int) -> list[str]:
-    """Give a line for each thing that a test's jobs asked for ten times more of than they used.
+    """Give a line for each thing that a test's jobs of one function asked for ten times more of than any of them used.
 
     Args:
         jobs: The jobs.
         most: So many at most; a last line counts the others.
     """
-    told: dict[str, None] = {}
+    highest: dict[tuple[str, str, str], tuple[float, str]] = {}
     for job in jobs:
-        whose = job.get("test") or job["label"]
-        told.update(dict.fromkeys(f"{whose} {hint}" for hint in job.get("efficiency", {}).get("hints", ())))
-    lines, rest = list(told)[:most], len(told) - most
+        parts = job.get("efficiency", {})
+        for name in ("cores", "memory", "time"):
+            if name in parts:
+                key = job.get("test") or job["label"], job["label"], name
+                share = parts[name]["used"] / parts[name]["asked"]
+                highest[key] = max(highest.get(key, (0.0, "")), (share, parts["hints"].get(name, "")))
+    told = list(dict.fromkeys(f"{whose} {hint}" for (whose, _, _), (_, hint) in highest.items() if hint))
+    lines, rest = told[:most], len(told) - most
     return [*lines, f"{rest} more ask for ten times what they use"] if rest > 0 else lines

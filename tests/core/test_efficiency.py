@@ -43,4 +43,4 @@ def test_what_is_not_known_or_not_asked_for_has_no_share() -> None:
     ],
 )
 def test_ten_times_more_than_used_is_worth_a_hint(asked: Resources, used: dict[str, float], hint: str | None) -> None:
-    assert hints(metrics(asked, **used)) == ([] if hint is None else [hint])
+    assert list(hints(metrics(asked, **used)).values()) == ([] if hint is None else [hint])
