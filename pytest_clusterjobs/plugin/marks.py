@@ -167,5 +167,6 @@ def _with_decorator(found: ClusterMarks, backend: str | None) -> ClusterMarks:
     if backend is None:
         return found._replace(is_cluster_test=True)
     if found.pins and backend not in found.pins:
-        raise MarkError(f"@cluster(backend={backend!r}) and @pytest.mark.cluster{found.pins!r} contradict each other")
+        pins = ", ".join(map(repr, found.pins))
+        raise MarkError(f"@cluster(backend={backend!r}) and @pytest.mark.cluster({pins}) contradict each other")
     return found._replace(is_cluster_test=True, pins=(backend,))
