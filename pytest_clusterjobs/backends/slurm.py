@@ -66,11 +66,11 @@ STATES: dict[str, tuple[JobState, ExitReason | None]] = {
     "UPDATE_DB": (JobState.RUNNING, None),
 }
 
-# squeue(1) "JOB REASON CODES": limits that this very job exceeds, so that waiting cannot help.
+# squeue(1) "JOB REASON CODES": limits that this very job exceeds, so that waiting cannot help; and held for good.
 _HOPELESS = re.compile(
     r"DependencyNeverSatisfied|PartitionNodeLimit|PartitionTimeLimit|BadConstraints|InvalidAccount|InvalidQOS"
-    r"|AccountNotAllowed|QOSNotAllowed|launch_failed_requeued_held|launch failed requeued held"
-    r"|(QOS|Assoc)Max\w*PerJob\w*|(QOS|Assoc)Max(WallDuration|CpuMinutes)\w*|QOSMin\w*"
+    r"|AccountNotAllowed|QOSNotAllowed|launch_failed_requeued_held|launch failed requeued held|JobHoldMaxRequeue"
+    r"|(QOS|Assoc)Max\w*Per(Job|Node)\w*|(QOS|Assoc)Max(WallDuration|CpuMinutes)\w*|QOSMin\w*"
 )
 
 # slurm_errno.c: refusals that pass. The first are limits on the number of jobs, not on this job.

@@ -377,9 +377,12 @@ def test_exit_codes_are_codes_and_signals(text: str, code: int | None, signal: i
         "QOSMaxWallDurationPerJobLimit",
         "AssocMaxWallDurationPerJobLimit",
         "AssocMaxCpuPerJobLimit",
+        "QOSMaxCpuPerNode",
+        "AssocMaxMemPerNode",
         "BadConstraints",
         "InvalidQOS",
         "launch failed requeued held",
+        "JobHoldMaxRequeue",
     ],
 )
 def test_reason_that_never_passes_is_hopeless(reason: str) -> None:
@@ -397,6 +400,7 @@ def test_reason_that_never_passes_is_hopeless(reason: str) -> None:
         "Dependency",
         "ReqNodeNotAvail, UnavailableNodes:n3",
         "QOSMaxJobsPerUserLimit",
+        "QOSMaxMemoryPerUser",
         "AssocGrpCpuLimit",
         "PartitionConfig",  # drained nodes give it too
         "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
