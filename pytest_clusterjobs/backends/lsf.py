@@ -35,11 +35,13 @@ from pytest_clusterjobs.backends.lsf_text import (
     parse_cores,
     parse_hosts,
     parse_jobs,
+    parse_memory_sizes,
     parse_parameter,
     parse_prose,
     parse_queues,
     parse_waits,
     status_of,
+    why_no_host,
 )
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
@@ -126,6 +128,7 @@ class LsfBackend(BatchBackend):
         self._about = ""
         self._parameters = ""
         self._hosts: list[int | None] | None = None
+        self._memory: int | None = None
         self._form = 0
         # Job number -> name, of what this process submitted: numbers begin again, and bhist remembers old jobs.
         self._names: dict[str, str] = {}
@@ -156,20 +159,15 @@ class LsfBackend(BatchBackend):
             self._require(command)
         self._about = about = self.run_for_check(["lsid"], "LSF does not answer")
         queues = parse_queues(self.run_for_check(["bqueues", "-l"], "the batch daemon does not answer"))
-        self._hosts = parse_hosts(self.run_for_check(["bhosts"], "cannot read the hosts"))
+        hosts = self.run_for_check(["bhosts"], "cannot read the hosts")
+        self._hosts = parse_hosts(hosts)
         self._parameters = self.run_for_check(["bparams", "-l"], "cannot read MAX_JOB_ARRAY_SIZE")
         cores = self._largest_host() or parse_cores(self.run_for_check(["lshosts"], "cannot read the hosts' cores"))
         version = about.strip().partition("\n")[0].partition(",")[0].strip()
         cluster = re.search(r"^My cluster name is (\S+)", about, re.MULTILINE)
-        return BackendInfo(
-            version,
-            len(self._hosts),
-            cores,
-            None,
-            queues,
-            self.array_limit(),
-            f"cluster {cluster[1] if cluster else '?'}; time limits are whole minutes",
-        )
+        details = (f"cluster {cluster[1] if cluster else '?'}; time limits are whole minutes", why_no_host(hosts))
+        detail = "; ".join(filter(None, details))
+        return BackendInfo(version, len(self._hosts), cores, None, queues, self.array_limit(), detail)
 
     def _require(self, command: str) -> None:
         try:
@@ -189,6 +187,12 @@ class LsfBackend(BatchBackend):
             self._hosts = parse_hosts(result.stdout)
         slots = [each or 0 for each in self._hosts]
         return max(slots) if slots and all(slots) else None
+
+    def _largest_memory(self) -> int | None:
+        """Give the bytes of memory of the largest host; None where that is not known."""
+        if self._memory is None:
+            self._memory = max(parse_memory_sizes(self.run(["lshosts"]).stdout), default=0)
+        return self._memory or None
 
     def _parameter(self, name: str) -> str:
         if not self._parameters:
@@ -235,9 +239,7 @@ class LsfBackend(BatchBackend):
             raise SubmitError(f"cannot ask for qos={spec.qos!r}: LSF has none; write extra_directives", self.name)
         if count > 1 and count > self.array_limit():
             raise SubmitError(f"an array of {count} jobs, and the site allows {self.array_limit()}", self.name)
-        # LSF may take a job that no host can hold, and let it wait for ever.
-        if spec.cores > 1 and (largest := self._largest_host()) is not None and spec.cores > largest:
-            raise SubmitError(f"the job asks for {spec.cores} cores per host, and there are {largest}", self.name)
+        self._refuse_what_no_host_holds(spec)
         try:
             submitted = super().submit(submission)
         except SubmitUnknown as error:
@@ -246,6 +248,15 @@ class LsfBackend(BatchBackend):
             raise
         self._names[submitted.native_ids[0].partition("[")[0]] = submission.name
         return submitted
+
+    def _refuse_what_no_host_holds(self, spec: JobSpec) -> None:
+        # LSF may take such a job, and let it wait for ever.
+        if spec.cores > 1 and (largest := self._largest_host()) is not None and spec.cores > largest:
+            raise SubmitError(f"the job asks for {spec.cores} cores per host, and there are {largest}", self.name)
+        asked = spec.memory_bytes
+        if asked is not None and (most := self._largest_memory()) is not None and asked > most:
+            wanted, there = math.ceil(asked / 2**20), most // 2**20
+            raise SubmitError(f"the job asks for {wanted} MiB of memory per host, and there are {there}", self.name)
 
     def render_script(self, submission: Submission) -> str:
         directives = [f"#BSUB {directive}" for directive in self._directives(submission)]

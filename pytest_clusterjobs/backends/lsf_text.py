@@ -321,10 +321,24 @@ def parse_hosts(table: str) -> list[int | None]:
     return [int(words[3]) if words[3].isdigit() else None for words in rows if len(words) >= 9]
 
 
+def why_no_host(table: str) -> str:
+    """Read ``bhosts``: say why no job can start anywhere now, "" where one can or there are no hosts."""
+    states = [words[1] for words in map(str.split, table.splitlines()[1:]) if len(words) >= 9]
+    away = [state for state in states if state in ("unavail", "unreach", "unlicensed", "closed_Adm")]
+    return f"no host takes jobs: {', '.join(sorted(set(away)))}" if away and len(away) == len(states) else ""
+
+
 def parse_cores(table: str) -> int | None:
     """Read ``lshosts``: cores of the largest host, None where none is known."""
     rows = (line.split() for line in table.splitlines()[1:])
     return max((int(words[4]) for words in rows if len(words) >= 5 and words[4].isdigit()), default=None)
+
+
+def parse_memory_sizes(table: str) -> list[int]:
+    """Read ``lshosts``: the memory of each host that tells, in bytes."""
+    rows = (line.split() for line in table.splitlines()[1:])
+    found = (re.fullmatch(r"([\d.]+)([KMGT])", words[5]) for words in rows if len(words) >= 6)
+    return [int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2]))) for match in found if match]
 
 
 def parse_parameter(text: str, name: str) -> str:

@@ -15,7 +15,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_clusterjobs.backends.base import Backend, QueuedJob
-from pytest_clusterjobs.core.errors import BackendError, ClusterJobsError, ConnectionLost, SubmitLimit, SubmitUnknown
+from pytest_clusterjobs.core.errors import (
+    BackendError,
+    ClusterJobsError,
+    CommandTimeout,
+    ConnectionLost,
+    SubmitLimit,
+    SubmitUnknown,
+)
 from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import verdict
@@ -142,7 +149,7 @@ class Clerk:
             submitted = self._backend.submit(submission)
         except SubmitLimit as error:
             self._put_off(batch, error, now)
-        except ConnectionLost as error:  # on the way, before the submit command
+        except (CommandTimeout, ConnectionLost) as error:  # on the way, before the submit command
             batch.trouble_since = now if batch.trouble_since is None else batch.trouble_since
             self._put_off(batch, error, now)
         except SubmitUnknown as error:

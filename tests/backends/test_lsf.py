@@ -25,6 +25,7 @@ from pytest_clusterjobs.backends.lsf_text import (
     STATES,
     TERMINATIONS,
     parse_hosts,
+    parse_memory_sizes,
     parse_parameter,
     parse_prose,
     parse_queues,
@@ -421,6 +422,24 @@ def test_job_that_no_host_can_hold_is_refused(site: Path, tmp_path: Path) -> Non
     says(site, "bhosts", recorded("bhosts ok"))
     with pytest.raises(SubmitError, match="asks for 5 cores per host, and there are 4"):
         backend().submit(submission(str(tmp_path), cores=5))
+
+
+def test_job_that_needs_more_memory_than_any_host_has_is_refused(site: Path, tmp_path: Path) -> None:
+    """LSF takes it, and lets it wait for ever: "Job's resource requirements not satisfied"."""
+    table = recorded("lshosts ok")
+    says(site, "lshosts", table + table.splitlines()[1].replace("24105M", "-") + "\n")
+    with pytest.raises(SubmitError, match="asks for 24576 MiB of memory per host, and there are 24105"):
+        backend().submit(submission(str(tmp_path), memory="24GiB"))
+    says(site, "bsub", recorded("bsub stdin"))
+    assert backend().submit(submission(str(tmp_path), memory="23GiB")).native_ids == ("2",)
+    says(site, "lshosts", table.replace("24105M", "-"))
+    assert backend().submit(submission(str(tmp_path), memory="24GiB")).native_ids == ("2",)
+
+
+def test_sizes_of_memory_are_read_in_every_unit() -> None:
+    row = recorded("lshosts ok").splitlines()[1]
+    rows = "\n".join(["HOST_NAME ...", *(row.replace("24105M", size) for size in ("251.5G", "1.5T", "512K", "-"))])
+    assert parse_memory_sizes(rows) == [int(251.5 * 2**30), int(1.5 * 2**40), 512 * 2**10]
 
 
 def test_quality_of_service_is_refused() -> None:
@@ -957,6 +976,23 @@ def test_probe_tells_version_hosts_queues_and_limits(site: Path) -> None:
     assert (info.version, info.nodes, info.cores_per_node) == ("volclava project 2.2", 1, 4)
     assert (info.array_limit, info.detail) == (10000, "cluster rig; time limits are whole minutes")
     assert info.partitions == (Partition("normal", True, None, None, "up"),)
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["unavail", "unreach"], "; no host takes jobs: unavail, unreach"),
+        (["unavail", "ok"], ""),
+        (["closed_Adm"], "; no host takes jobs: closed_Adm"),
+        (["closed"], ""),  # with the OpenLava family also that of a host that is full
+    ],
+)
+def test_probe_says_that_no_host_takes_jobs(site: Path, states: list[str], said: str) -> None:
+    """Words of bhosts(1)."""
+    up(site)
+    head, row = recorded("bhosts ok").splitlines()
+    says(site, "bhosts", "\n".join([head, *(row.replace("ok  ", f"{state}  ") for state in states)]) + "\n")
+    assert backend().check().detail == "cluster rig; time limits are whole minutes" + said
 
 
 def test_hosts_without_a_limit_on_slots_are_told_by_their_cores(site: Path) -> None:

@@ -124,6 +124,7 @@ def test_array_above_the_site_s_limit_is_split(run: Run, place: FakePlace) -> No
         ({"queue": "closed"}, "closed: Queue has been closed"),
         ({"queue": "short", "time": "01:00:00"}, r"RUNLIMIT: Cannot exceed queue's hard limit\(s\)"),
         ({"cores": 64}, "asks for 64 cores per host, and there are 8"),
+        ({"memory": "1TB"}, "asks for 1048576 MiB of memory per host, and there are 24105"),
         ({"nodes": 64}, "Too many processors requested"),
         ({"constraint": "foo==1"}, "Bad resource requirement syntax"),
         ({"gpus": 1}, "illegal option -- gpu"),
@@ -256,6 +257,17 @@ def test_no_job_changes_its_state_while_lsf_is_away(place: FakePlace, tmp_path: 
     with pytest.raises(JobCancelled):
         lives.result(PATIENCE_S)
     assert waits.state is JobState.PENDING
+    assert run.close().leaked == []
+
+
+def test_submission_that_begins_while_lsf_is_away_waits_for_it(place: FakePlace, tmp_path: Path) -> None:
+    """It asks for the hosts first; that nobody answers refuses no job."""
+    run = impatient(tmp_path)
+    place.set(outage="mbatchd")
+    job = command(run, "echo late", cores=2)
+    assert "waits with us" in job.record.detail
+    place.set(outage="")
+    assert job.result(PATIENCE_S).stdout == "late\n"
     assert run.close().leaked == []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_clusterjobs.core.errors import (
     BackendError,
+    CommandTimeout,
     JobCancelled,
     JobFailed,
     JobInfrastructureError,
@@ -272,6 +273,15 @@ def test_start_is_not_taken_back_by_an_answer_from_an_old_copy(stage: Stage) -> 
     assert (job.state, job.metrics.restarts) == (JobState.RUNNING, 0)
     stage.pass_time(10)
     assert (job.state, job.metrics.restarts) == (JobState.PENDING, 1)
+
+
+def test_question_before_a_submission_that_nobody_answers_in_time_refuses_no_job(stage: Stage) -> None:
+    """A backend may ask for the largest host first; what it raises of the submission itself is another error."""
+    stage.backend.errors.append(CommandTimeout("bhosts did not answer within 30 s", "scripted"))
+    job = stage.command()
+    assert "waits with us" in job.record.detail
+    stage.pass_time(10)
+    assert (job.state, job.native_id) == (JobState.PENDING, "1")
 
 
 def test_lost_submission_is_made_again_only_when_no_old_copy_can_hide_it(stage: Stage) -> None:
