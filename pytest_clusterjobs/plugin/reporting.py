@@ -46,6 +46,7 @@ class ItemReporting:
             _hide_our_frames(error)
         with _without_evidence(error, tuple(job.record.name for job in jobs)):
             report = yield
+        _name_error_shortly(report)
         if is_trouble and not _is_expected(item, report):
             # An expected failure is the test's; the cluster's trouble is never that, and never a pass.
             vars(report).pop("wasxfail", None)
@@ -110,6 +111,13 @@ def _hide_our_frames(error: BaseException | None) -> None:
         here = here.tb_next
     if isinstance(error, errors.PayloadError):
         error.__cause__ = None  # the message has its last line, and its frames are pickle's
+
+
+def _name_error_shortly(report: pytest.TestReport) -> None:
+    """Leave the module of our errors out of the summary's line, which would end before it has said what happened."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = crash.message.removeprefix("pytest_clusterjobs.core.errors.")
 
 
 def _is_expected(item: pytest.Item, report: pytest.TestReport) -> bool:
