@@ -121,6 +121,7 @@ class SgeBackend(BatchBackend):
         self._array_limit: int | None = None
         self._environment_name = settings.options.get("parallel_environment", "")
         self._is_environment_known = False
+        self._memory_resource = settings.options.get("memory_resource", "h_vmem")
         # Job number -> name, of what this process submitted: numbers begin again, records of old jobs stay.
         self._names: dict[str, str] = {}
 
@@ -253,7 +254,7 @@ class SgeBackend(BatchBackend):
             lines.append(f"-pe {self._parallel_environment()} {spec.cores}")
         if spec.memory_bytes is not None:
             mebibytes = math.ceil(spec.memory_bytes / spec.cores / 2**20)
-            lines.append(f"-l {options.get('memory_resource', 'h_vmem')}={mebibytes}M")
+            lines.append(f"-l {self._memory_resource}={mebibytes}M")
         if spec.time_limit_s is not None:
             lines.append(f"-l h_rt={math.ceil(spec.time_limit_s)}")
         if spec.gpus:
@@ -299,7 +300,7 @@ class SgeBackend(BatchBackend):
     # ------------------------------------------------------------ questions
 
     def poll_argv(self, name_prefix: str) -> list[str]:
-        return ["qstat", "-xml", "-u", "$user"]  # qstat itself puts in the user's name
+        return ["qstat", "-xml", "-r", "-u", "$user"]  # -r: what they ask for; qstat itself puts in the user's name
 
     def parse_poll(self, text: str, name_prefix: str) -> dict[str, QueuedJob]:
         found: dict[str, QueuedJob] = {}
@@ -310,7 +311,7 @@ class SgeBackend(BatchBackend):
                 queue = (row.findtext("queue_name") or "").strip()
                 status = replace(
                     status_of((row.findtext("state") or "").strip(), queue),
-                    resources=counted_resources(row.findtext("slots") or "", queue),
+                    resources=counted_resources(row, self._memory_resource),
                 )
                 tasks = row.findtext("tasks")
                 ids = [number] if tasks is None else [f"{number}.{task}" for task in parse_tasks(tasks)]

@@ -187,14 +187,34 @@ def expected_environment(native_id: str, name: str, spec: JobSpec) -> dict[str, 
     return contract
 
 
-def counted_resources(slots: str, queue: str) -> Resources:
-    """Give how qstat counts a job's resources.
+def counted_resources(row: ElementTree.Element, memory_resource: str) -> Resources:
+    """Give how ``qstat -xml -r`` counts the resources of each of a row's tasks.
 
     Args:
-        slots: Slots of each of its tasks.
-        queue: The queue instance it runs in, e.g. ``all.q@node1``, "" while it waits.
+        row: A ``job_list``.
+        memory_resource: The complex that memory is asked for in, for each slot.
     """
-    return Resources(_number(slots) or None, nodes=1, partition=queue.partition("@")[0] or None)
+    asked = {each.get("name"): (each.text or "").strip() for each in row.iter("hard_request")}
+    slots = _number(row.findtext("slots") or "")
+    queue = (row.findtext("queue_name") or "").strip()
+    memory_bytes, time_limit_s = _requested_bytes(asked.get(memory_resource, "")), _number(asked.get("h_rt", ""))
+    return Resources(
+        cores=slots or None,
+        memory_bytes=memory_bytes * slots if memory_bytes and slots else None,
+        nodes=1,
+        time_limit_s=time_limit_s or None,  # qstat writes all forms of a time as seconds, and INFINITY as that
+        partition=queue.partition("@")[0] or None,
+    )
+
+
+def _requested_bytes(text: str) -> int | None:
+    """Read a memory_specifier of sge_types(1) as qstat repeats it; None for what is none, and in the rarer bases."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)", text)
+    if match is None:
+        return None
+    letter = match[2]
+    base = 1000 if letter.islower() else 1024
+    return int(float(match[1]) * base ** (" kmgt".index(letter.lower()) if letter else 0))
 
 
 def told_resources(environment: Mapping[str, str]) -> Resources:

@@ -12,12 +12,14 @@ import pytest
 from pytest_clusterjobs.backends.base import BackendSettings, Submission
 from pytest_clusterjobs.backends.sge import SgeBackend
 from pytest_clusterjobs.backends.sge_text import (
+    counted_resources,
     parse_array_limit,
     parse_error_reasons,
     parse_qacct,
     parse_queues,
     parse_tasks,
     status_of,
+    xml_of,
 )
 from pytest_clusterjobs.core.errors import (
     BackendUnavailable,
@@ -498,6 +500,33 @@ def test_recorded_queue_counts_slots_and_names_the_queue() -> None:
     waiting = found["20"].status.resources
     assert waiting is not None
     assert waiting.partition is None
+
+
+def test_recorded_queue_with_requests_counts_memory_of_all_slots_and_the_time_limit() -> None:
+    found = backend().parse_poll(recorded("qstat-8.1.9-xml-r"), "cj-pre-")
+    assert found["209"].status.resources == Resources(2, 300 << 20, None, 1, 300.0, "all.q")
+    assert found["210.2"].status.resources == Resources(1, 512 << 20, None, 1, 5400.0, "all.q")
+    assert found["210.4"].status.resources == Resources(1, 512 << 20, None, 1, 5400.0)
+    other = backend({"memory_resource": "mem_free"}).parse_poll(recorded("qstat-8.1.9-xml-r"), "cj-pre-")
+    assert other["209"].status.resources == Resources(2, None, None, 1, 300.0, "all.q")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1024", 1024),
+        ("1k", 1000),
+        ("1K", 1024),
+        ("0.5G", 1 << 29),
+        ("2g", 2 * 10**9),
+        ("0x10", None),
+        ("INFINITY", None),
+    ],
+)
+def test_memory_is_read_as_sge_types_defines_it(text: str, size: int | None) -> None:
+    row = f'<job_list><slots>2</slots><hard_request name="h_vmem">{text}</hard_request></job_list>'
+    given = counted_resources(xml_of(row), "h_vmem").memory_bytes
+    assert given == (None if size is None else 2 * size)
 
 
 def test_contract_of_a_job_holds_what_it_asks_for() -> None:

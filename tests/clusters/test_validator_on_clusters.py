@@ -126,9 +126,21 @@ class TestSge:
         assert result.check("SGE_TASK_ID").observed == "undefined"
         assert result.check("partition").allocated == "all.q"
         memory = result.check("memory")  # h_vmem of each slot, and RLIMIT_AS of both together
-        assert (memory.requested, memory.observed) == (300 << 20, 300 << 20)
-        unknown = [check.name for check in result.checks if check.verdict is CheckVerdict.UNKNOWN]
-        assert unknown == ["time limit"]  # Grid Engine tells it neither the job nor in qstat
+        assert (memory.requested, memory.allocated, memory.observed) == (300 << 20, 300 << 20, 300 << 20)
+        assert result.check("time limit").allocated == 300
+        assert [check.name for check in result.checks if check.verdict is CheckVerdict.UNKNOWN] == []
+
+    def test_limits_that_another_word_takes_away_are_seen(
+        self, run: Run, validator: ClusterJobValidator, tmp_path: Path
+    ) -> None:
+        """Grid Engine tells a job neither; they were unknown."""
+        spec = make_spec(memory="300MB", time="00:05:00", extra_args=["-l", "h_rt=60,h_vmem=200M"])
+        job = run.submit_command(held_until(tmp_path / "go"), spec)
+        wait_for(lambda: job.state is JobState.RUNNING and job.record.native_word == "r")
+        released(job, tmp_path / "go")
+        failed = {check.name: (check.verdict, check.allocated) for check in validator.validate(job).failed}
+        short = CheckVerdict.SHORT
+        assert failed == {"memory": (short, 200 << 20), "time limit": (short, 60)}
 
     def test_more_slots_than_were_asked_for_are_seen(self, run: Run, validator: ClusterJobValidator) -> None:
         job = run.submit_command("true", make_spec(cores=1, extra_directives=["-pe smp 2"]))
