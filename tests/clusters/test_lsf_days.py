@@ -5,6 +5,7 @@ the fake is held to.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -145,6 +146,19 @@ def test_run_limit_is_a_time_out(run: Run) -> None:
         job.result(PATIENCE_S)
     assert (job.state, job.reason, job.record.native_word) == (JobState.FAILED, ExitReason.TIMEOUT, "EXIT")
     assert job.logs().stdout == "before\n"
+
+
+@with_settings(minute_s=0.5)
+def test_job_that_ignores_its_run_limit_is_a_time_out_soon(run: Run) -> None:
+    def ignore() -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        time.sleep(300)
+
+    job = run.submit_call(ignore, (), {}, make_spec(time=60))
+    with pytest.raises(JobTimeout, match="ran into its time limit"):
+        job.result(60)
+    assert job.reason is ExitReason.TIMEOUT
 
 
 @in_every_dialect

@@ -73,10 +73,10 @@ _WRAPPER = 'trap : INT TERM USR2 XCPU; "$LSB_JOBFILENAME.shell"; exit $?'
 
 
 class FakeLsf(FakeCluster):
-    """LSF's queue. A job is ended by INT, TERM and KILL; at its run limit by USR2 before."""
+    """LSF's queue. A job is ended by INT, TERM and KILL; at its run limit ten minutes after a USR2 (bsub(1), -W)."""
 
     delete_signals = ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0))
-    limit_signals = ((signal.SIGUSR2, 2.0), *delete_signals)
+    limit_signals = ((signal.SIGUSR2, 600.0), *delete_signals)
 
     def may_start(self, queue: Queue, job: FakeJob) -> bool:
         status = {each["name"]: each["status"] for each in queue.setting("queues")}
