@@ -368,7 +368,7 @@ def _argv(request: Request, number: int, directory: str) -> list[str]:
             file.write(request.script or "")
         os.chmod(path, 0o700)
     # The login shell reads the script's name and runs it, as a child: a signal to the job ends this shell.
-    return ["/bin/bash", "-c", '"$0"; exit "$?"', path]
+    return ["/bin/bash", "-lc", '"$0"; exit "$?"', path]
 
 
 def _outputs(
