@@ -95,7 +95,9 @@ class ClusterFunction(Generic[P, R]):
         if instance is None:
             return self
         bound = types.MethodType(cast(types.FunctionType, self.__wrapped__), instance)
-        return type(self)(bound, self.spec, self._depends_on)
+        made = type(self)(bound, self.spec, self._depends_on)
+        vars(made).update({**vars(self), "__wrapped__": bound})  # marks and what else decorators above this one set
+        return made
 
     def __reduce__(self) -> Any:
         """Travel as a function that refuses to submit from inside a job."""
@@ -106,6 +108,11 @@ class ClusterFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<cluster function {self.__module__}.{self.__qualname__}>"
+
+    @property
+    def __globals__(self) -> dict[str, Any]:
+        """The function's: pytest evaluates conditions of ``skipif`` and ``xfail`` that are texts in them."""
+        return cast(types.FunctionType, self.__wrapped__).__globals__
 
     @property
     def _label(self) -> str:

@@ -189,6 +189,60 @@ def test_a_work_directory_that_cannot_be_made_is_told_in_one_line_with_what_to_d
     result.stdout.no_fnmatch_line("*capture.py*")
 
 
+def test_conditions_that_are_texts_are_evaluated_in_the_tests_module(project: pytest.Pytester) -> None:
+    """Each such test was an error: a decorated test had no globals."""
+    result = run(
+        project,
+        """
+HERE = True
+
+@pytest.mark.skipif("HERE")
+@cluster
+def test_skipped(): pass
+
+@pytest.mark.xfail("not HERE", reason="no")
+@cluster
+def test_passes(): pass
+
+class TestMethod:
+    @pytest.mark.xfail("HERE", reason="yes")
+    @cluster
+    def test_fails(self): assert 0
+""",
+    )
+    result.assert_outcomes(skipped=1, passed=1, xfailed=1)
+
+
+def test_marks_above_the_decorator_of_a_method_count(project: pytest.Pytester) -> None:
+    """They were lost: an expensive method ran, one that is pinned to a cluster ran elsewhere, a skipped one ran."""
+    result = run(
+        project,
+        """
+class TestMethods:
+    @pytest.mark.expensive
+    @cluster
+    def test_costs(self): assert 0
+
+    @pytest.mark.cluster("slurm")
+    @cluster
+    def test_pinned(self): assert 0
+
+    @pytest.mark.skip(reason="not now")
+    @cluster
+    def test_skipped(self): assert 0
+
+    @pytest.mark.xfail(reason="known")
+    @cluster
+    def test_expected(self): assert 0
+
+    @pytest.mark.parametrize("number", [1, 2])
+    @cluster
+    def test_parameters(self, number): assert number
+""",
+    )
+    result.assert_outcomes(passed=2, skipped=3, xfailed=1)
+
+
 def test_an_own_fixture_with_the_name_of_pytest_s_travels(project: pytest.Pytester) -> None:
     source = "@pytest.fixture\ndef cache(): return {1: 2}\n@cluster\ndef test_own(cache): assert cache == {1: 2}\n"
     run(project, source).assert_outcomes(passed=1)
