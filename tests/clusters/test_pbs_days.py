@@ -183,6 +183,15 @@ def test_job_that_can_never_run_is_told_so_and_taken_away(run: Run) -> None:
     wait_for(lambda: output_of("qselect") == "")
 
 
+def test_array_that_can_never_run_is_told_so_for_every_element(run: Run) -> None:
+    """Its elements show the array's comment, for they have none of their own."""
+    jobs = run.submit([command_work(f"echo {number}", make_spec(cores=64)) for number in range(3)])
+    for job in jobs:
+        with pytest.raises(QueueTimeout, match="Can Never Run: Insufficient amount of resource: ncpus"):
+            job.result(30)
+    wait_for(lambda: output_of("qselect") == "")
+
+
 def test_job_that_cannot_be_started_ends_with_the_server_s_words_and_is_taken_away(run: Run, tmp_path: Path) -> None:
     """PBS tries 20 times, as when the node does not see the directory of the job's output, and then holds the job."""
     job = command(run, "true", extra_args=["-o", str(tmp_path / "unseen" / "log")])
