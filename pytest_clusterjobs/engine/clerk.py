@@ -49,6 +49,8 @@ _EXPLAIN_S = 15.0
 # How long a cancelled job may go on, e.g. on a node that does not answer, before it has ended for us. One that ignores
 # SIGTERM is killed sooner everywhere: Slurm's KillWait is 30 s.
 _UNDEAD_S = 60.0
+# So often an array is refused for a limit of the site, with nothing of ours there, before its jobs go one by one.
+_TRIES_AS_A_WHOLE = 2
 # How long a scheduler may be out before a submission that waits for it fails.
 _OUTAGE_S = 900.0
 
@@ -148,7 +150,8 @@ class Clerk:
             submission = batch.submission if self._ferry is None else self._ferry.carry(batch.submission)
             submitted = self._backend.submit(submission)
         except SubmitLimit as error:
-            self._put_off(batch, error, now)
+            for each in (*self._parts_of(batch), *self._alike(batch)):
+                self._put_off(each, error, now)
         except (CommandTimeout, ConnectionLost) as error:  # on the way, before the submit command
             batch.trouble_since = now if batch.trouble_since is None else batch.trouble_since
             self._put_off(batch, error, now)
@@ -163,6 +166,25 @@ class Clerk:
         else:
             self._accept(batch, submitted.native_ids, submitted.command)
         return None
+
+    def _parts_of(self, batch: Batch) -> list[Batch]:
+        """Give a batch, or its jobs one by one where nothing of ours is there that makes it too much for the site."""
+        is_alone = all(tracked.accepted is None for tracked in self._run.ledger.unfinished(self._backend))
+        can_be_split = batch.submission.is_array and not batch.submission.max_concurrent
+        if batch.tries < _TRIES_AS_A_WHOLE or not (is_alone and can_be_split):
+            return [batch]
+        self._forget(batch)
+        pieces = batch.pieces()
+        for piece in pieces:
+            self._run.ledger.note_intent(piece)
+        self._waiting += pieces
+        return pieces
+
+    def _alike(self, batch: Batch) -> list[Batch]:
+        """Give what else was refused and would be now for the same reason: each would cost a command to no avail."""
+        spec = batch.submission.spec
+        refused = [each for each in self._waiting if each.tries and each.lost_since is None]
+        return [each for each in refused if each.try_at < float("inf") and each.submission.spec == spec]
 
     def _may_try(self, batch: Batch) -> bool:
         run, now = self._run, self._clock()

@@ -49,22 +49,27 @@ class Ledger:
 
     def add(self, batch: Batch) -> None:
         """Take in jobs that are about to be submitted. In the journal before the scheduler hears of them."""
-        submission = batch.submission
-        ids = [tracked.job.job_id for tracked in batch.members]
         with self.lock:
             for tracked in batch.members:
                 self.records.append(tracked.job.record)
-                tracked.job.record.submitted_as = submission.name
                 if tracked.job.record.test_id:
                     self.jobs.append(tracked.job)
                 self._unfinished[tracked.job.job_id] = tracked
+        self.note_intent(batch)
+
+    def note_intent(self, batch: Batch) -> None:
+        """Write down how jobs are going to be submitted. In the journal the last time counts."""
+        submission = batch.submission
+        records = [tracked.job.record for tracked in batch.members]
+        for record in records:
+            record.submitted_as = submission.name
         self.store.journal(
             "intent",
             name=submission.name,
             backend=batch.place,
-            jobs=ids,
-            names=[tracked.job.record.name for tracked in batch.members],
-            directory=submission.directory,
+            jobs=[record.job_id for record in records],
+            names=[record.name for record in records],
+            directory=os.path.relpath(submission.directory, self.store.directory),
             spec=submission.spec.to_dict(),
         )
 

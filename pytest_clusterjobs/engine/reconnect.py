@@ -239,7 +239,7 @@ def _intended(part: Resumed, line: Mapping[str, Any]) -> Iterator[_Left]:
     }
     asked.pop("env", None)  # the names alone
     spec, count = JobSpec(**asked), len(line["jobs"])
-    directory = os.path.join(part.store.directory, os.path.basename(line["directory"]))
+    directory = os.path.join(part.store.directory, line["directory"])
     for index, (job_id, name) in enumerate(zip(line["jobs"], line["names"], strict=True)):
         own = directory if count == 1 else os.path.join(directory, str(index))
         yield _Left(job_id, name, line["backend"], own, spec, line["name"], count, index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_clusterjobs.backends.base import Backend, Submission
@@ -83,3 +83,19 @@ class Batch:
     def place(self) -> str:
         """What users call the place that gets it: a backend's name or a profile's."""
         return self.members[0].job.record.backend
+
+    def pieces(self) -> list[Batch]:
+        """Give an array's unfinished jobs as submissions of their own, named as the jobs are."""
+        whole = self.submission
+        parts = zip(self.members, whole.directories, whole.markers, strict=True)
+        return [
+            replace(
+                self,
+                members=[tracked],
+                submission=replace(
+                    whole, name=tracked.job.record.name, directories=(path,), directory=path, markers=(marker,)
+                ),
+            )
+            for tracked, path, marker in parts
+            if not tracked.is_closed
+        ]

@@ -578,6 +578,52 @@ def test_element_cancelled_while_its_array_waits_with_us_does_not_run_after_all(
     assert [job.state for job in jobs] == [JobState.PENDING, JobState.CANCELLED, JobState.PENDING]
 
 
+def test_array_that_is_larger_than_the_site_s_limit_goes_job_by_job(stage: Stage) -> None:
+    """An array of six waited for ever where a user may have three jobs."""
+    jobs = stage.run.submit([command_work("true", JobSpec())] * 5)
+    for job in jobs:
+        stage.finish(job)
+    stage.backend.submissions.clear()
+    stage.backend.errors.extend([LIMIT, LIMIT, None, None, None, LIMIT, LIMIT, None, None])
+    jobs = stage.run.submit([command_work("true", JobSpec())] * 5)
+    jobs[3].cancel()
+    stage.pass_time(8)
+    assert [len(each.directories) for each in stage.backend.submissions] == [5, 5, 1, 1, 1, 1]
+    assert [job.state.value for job in jobs] == ["PENDING", "PENDING", "PENDING", "CANCELLED", "NEW"]
+    for job in jobs[:3]:
+        stage.finish(job, job.job_id)
+    stage.pass_time(60)
+    assert [job.result(0).exit_code for job in jobs[:3]] == [0, 0, 0]
+    assert jobs[4].state is JobState.PENDING
+    assert jobs[4].record.submitted_as == jobs[4].record.name
+    assert stage.backend.submissions[-1].directory == jobs[4].record.directory
+
+
+def test_array_with_jobs_of_ours_before_it_or_a_limit_of_its_own_stays_whole(stage: Stage) -> None:
+    before = stage.command()
+    stage.backend.errors.extend([LIMIT] * 4)
+    stage.run.submit([command_work("true", JobSpec())] * 3)
+    stage.pass_time(20)
+    stage.finish(before)
+    stage.pass_time(60)
+    stage.backend.errors.extend([LIMIT] * 4)
+    stage.run.submit([command_work("true", JobSpec())] * 3, max_concurrent=1)
+    stage.pass_time(120)
+    assert {len(each.directories) for each in stage.backend.submissions[1:]} == {3}
+
+
+def test_what_waits_for_the_same_limit_asks_with_one_command(stage: Stage) -> None:
+    """Each of them asked by itself: hundreds of commands a minute, all refused."""
+    stage.backend.errors.extend([LIMIT] * 1000)
+    jobs = [stage.command() for _ in range(50)]
+    assert len(stage.backend.submissions) == 50
+    stage.pass_time(30)
+    assert len(stage.backend.submissions) <= 50 + 15
+    stage.backend.errors.clear()
+    stage.pass_time(35)
+    assert {job.state for job in jobs} == {JobState.PENDING}
+
+
 def test_refusal_is_raised_at_once_and_never_repeated(stage: Stage) -> None:
     stage.backend.errors.append(SubmitError("invalid partition", "scripted", "submit it", "no such place"))
     with pytest.raises(SubmitError, match="invalid partition"):

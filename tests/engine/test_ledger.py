@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def test_intent_is_in_the_journal_before_the_scheduler_hears_of_it(stage: Stage)
                 "backend": "scripted",
                 "jobs": ["1"],
                 "names": [job.record.name],
-                "directory": job.record.directory,
+                "directory": os.path.basename(job.record.directory),
                 "spec": {"cores": 1},
             }
         ]

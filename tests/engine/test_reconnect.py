@@ -16,7 +16,7 @@ import pytest
 
 from pytest_clusterjobs.backends import registry
 from pytest_clusterjobs.backends.base import Capability
-from pytest_clusterjobs.core.errors import CommandError, JobLost, StoreError, SubmitUnknown, UsageError
+from pytest_clusterjobs.core.errors import CommandError, JobLost, StoreError, SubmitLimit, SubmitUnknown, UsageError
 from pytest_clusterjobs.core.spec import JobSpec, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 from pytest_clusterjobs.engine import reap
@@ -26,7 +26,7 @@ from pytest_clusterjobs.engine.reap import reap_workdir
 from pytest_clusterjobs.engine.reconnect import reconnect
 from pytest_clusterjobs.engine.run import Run
 from pytest_clusterjobs.engine.store import Store
-from pytest_clusterjobs.engine.work import command_work
+from pytest_clusterjobs.engine.work import Work, command_work
 from pytest_clusterjobs.transports.local import LocalTransport
 from tests.watching import wait_for
 
@@ -156,6 +156,17 @@ def test_array_comes_back_element_by_element(stage: Stage) -> None:
     assert [second.record.directory, third.record.directory] == [each.record.directory for each in old[1:]]
     assert [second.record.name, third.record.name] == [each.record.name for each in old[1:]]
     assert second.record.submitted_as == old[0].record.submitted_as
+
+
+def test_jobs_of_an_array_that_went_one_by_one_come_back(stage: Stage) -> None:
+    stage.backend.errors.extend([SubmitLimit("the site takes no more jobs now", "scripted")] * 2)
+    stage.run.submit([Work(JobSpec(), "getpid", os.getpid)] * 2)
+    stage.pass_time(20)
+    jobs = reconnected(stage)
+    assert [job.native_id for job in jobs] == ["1", "2"]
+    for job in jobs:
+        stage.finish(job, job.job_id)
+    assert [job.result(0) for job in jobs] == ["1.0", "1.1"]
 
 
 @pytest.mark.parametrize("count", [1, 3])
