@@ -20,7 +20,8 @@ KEEP_POLICIES = ("failed", "always", "never")
 # Values that become one word of a directive or of a command line. Everything a scheduler's manual allows in such a
 # name, nothing that a shell or a directive parser would split or interpret.
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@:/=%-]*")
-_EXPRESSION = re.compile(r"[A-Za-z0-9_.,+@:/=%&|!*()\[\]-]+")
+# LSF compares: mem>1000. Values of directives see no shell, and would redirect nothing to a path if they did.
+_EXPRESSION = re.compile(r"(?:[A-Za-z0-9_.,+@:/=%&|!*()\[\]-]|[<>](?=[=A-Za-z0-9]))+")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -118,6 +118,7 @@ def test_job_that_asks_for_nothing_says_only_its_name_and_one_slot() -> None:
         ({"account": "physics"}, ["-P physics"]),
         ({"gpus": 2}, ['-gpu "num=2"']),
         ({"constraint": "type==any"}, ['-R "select[type==any]"']),
+        ({"constraint": "mem>1000&&ut<0.5"}, ['-R "select[mem>1000&&ut<0.5]"']),
         ({"constraint": "type==any", "nodes": 2}, ['-R "select[type==any] span[ptile=1]"']),
         ({"count": 3}, [f'-J "{NAME}[1-3]"']),
         ({"count": 3, "limit": 2}, [f'-J "{NAME}[1-3]%2"']),

@@ -54,6 +54,7 @@ class TestForms:
             ({"account": "my-project_1"}, "account", "my-project_1"),
             ({"qos": "high"}, "qos", "high"),
             ({"constraint": "[a*2&b]|(c!d)"}, "constraint", "[a*2&b]|(c!d)"),
+            ({"constraint": "mem>1000&&(tmp>=5||r1m<2.5)"}, "constraint", "mem>1000&&(tmp>=5||r1m<2.5)"),
             ({"env": {"A": "1", "_b": ""}}, "env", {"A": "1", "_b": ""}),
             ({"modules": "gcc/12.2"}, "modules", ("gcc/12.2",)),
             ({"modules": ["gcc/12.2", "openmpi"]}, "modules", ("gcc/12.2", "openmpi")),
@@ -151,7 +152,7 @@ class TestRefusals:
         text = refusal(**{name: value})
         assert text.startswith(f"{name}={value!r} must be one word")
 
-    @pytest.mark.parametrize("value", ["", "a b", "a\nb", "$(id)", "a;b", "a'b"])
+    @pytest.mark.parametrize("value", ["", "a b", "a\nb", "$(id)", "a;b", "a'b", "a>/x", "a>", "<(id)", "a>>b", "a<>b"])
     def test_a_constraint_keeps_its_language_and_no_more(self, value: str) -> None:
         assert refusal(constraint=value).startswith(f"constraint={value!r} must be one word")
 
