@@ -40,4 +40,5 @@ done
   wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
   case "$cj_late" in 127 | -1) ;; *) cj_code=$cj_late ;; esac  # -1: bash 5.2 has lost it, as it had just reaped it
 }
+cj_child=
 exit "$cj_code"
