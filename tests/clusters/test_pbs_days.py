@@ -288,6 +288,15 @@ def test_job_of_a_node_that_is_down_is_cancelled_and_leaves_nothing(run: Run, pb
     wait_for(lambda: output_of("qselect") == "")
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@with_settings(unseen_s=12)
+def test_job_that_is_not_seen_for_a_while_is_not_lost(pbs: FakePlace, tmp_path: Path, count: int) -> None:
+    with run_on("pbs", tmp_path / "work", lost_after_s=20) as run:
+        jobs = run.submit([command_work(f"sleep 14; echo {number}", JobSpec()) for number in range(count)])
+        assert [job.result(60).stdout for job in jobs] == [f"{number}\n" for number in range(count)]
+        assert output_of("qselect", "-x").count("\n") == 1
+
+
 @with_settings(end_delay_s=6)
 def test_job_whose_end_takes_pbs_long_is_over_with_its_own_evidence(run: Run) -> None:
     """The state E lasts as long as output is carried, epilogues run and the notice of the end is on its way."""

@@ -74,7 +74,14 @@ class Server:
 
     def numbers(self) -> list[int]:
         """Give the numbers of all jobs and arrays."""
-        return list(dict.fromkeys(job.number for job in self._jobs.jobs()))
+        return [number for number in dict.fromkeys(job.number for job in self._jobs.jobs()) if self._known(number)]
+
+    def _known(self, number: int) -> list[FakeJob]:
+        """Give what is seen of an array's elements, or of the one job: at first nothing, where answers are kept."""
+        unseen_s = float(self._jobs.setting("unseen_s", 0.0))
+        if unseen_s and time.time() - self.facts(number).get("ctime", 0.0) < unseen_s:
+            return []
+        return list(self._jobs.jobs(number=number))
 
     def is_array(self, number: int) -> bool:
         """Tell whether a number is an array's."""
@@ -82,7 +89,7 @@ class Server:
 
     def shown(self, number: int, *, with_elements: bool) -> Iterator[Shown]:
         """Give a job; of an array the whole, and its elements if wanted."""
-        jobs = list(self._jobs.jobs(number=number))
+        jobs = self._known(number)
         if not jobs:
             return
         if not self.is_array(number):
@@ -97,7 +104,7 @@ class Server:
 
     def element(self, number: int, element: int) -> Shown | None:
         """Give one element of an array."""
-        jobs = list(self._jobs.jobs(number=number))
+        jobs = self._known(number)
         is_over = all(job.state == ENDED for job in jobs)
         one = next((job for job in jobs if job.element == element), None)
         return None if one is None else self._element(one, self._array(number, jobs, is_over), is_over)
