@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_clusterjobs.backends.kubernetes_api import Stream
 from pytest_clusterjobs.backends.kubernetes_files import Inbox
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import JobStatus
 
 
@@ -31,6 +32,8 @@ class Entry:
     pod: str = ""
     #: That pod's unique id.
     pod_uid: str = ""
+    #: What the cluster holds that pod to.
+    given: Resources | None = None
     #: Since when its container runs.
     running_since: float | None = None
     #: Since when something keeps it from starting that may pass.

@@ -170,7 +170,7 @@ class Tracker:
                 return
             if entry.pod_uid not in ("", reading.uid):
                 return  # the Job has made another one; the first one's end decides
-            entry.pod, entry.pod_uid = reading.pod, reading.uid
+            entry.pod, entry.pod_uid, entry.given = reading.pod, reading.uid, reading.status.resources
             entry.is_accepted = True  # also where the reply to its submission was lost
             if reading.is_node_silent:
                 entry.silent_since = entry.silent_since or time.monotonic()
@@ -310,7 +310,7 @@ class Tracker:
             )
         with self._lock:
             self._to_delete[entry.native_id] = time.monotonic() + _RETRY_S
-            entry.status = replace(status, nodes=status.nodes or entry.status.nodes)
+            entry.status = replace(status, nodes=status.nodes or entry.status.nodes, resources=entry.given)
         self._tell(entry)
         self._logs.leave(entry)
         self._delete(entry.native_id)

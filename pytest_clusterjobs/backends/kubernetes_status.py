@@ -6,11 +6,13 @@ scheduler and the controllers of 1.20 to 1.33 write them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_clusterjobs.backends.kubernetes_manifest import CONTAINER, NAME_ANNOTATION
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 
 #: Reason of a pod that the cluster itself has ended -> why the job ended.
@@ -97,12 +99,41 @@ def read_pod(pod: Mapping[str, Any]) -> PodReading:
         reading,
         pod=metadata["name"],
         uid=metadata["uid"],
-        status=replace(reading.status, nodes=node),
+        status=replace(reading.status, nodes=node, resources=given_resources(pod.get("spec", {}))),
         is_deleted="deletionTimestamp" in metadata,
         # kubelet says ready, the node controller says not: it has not heard from the kubelet for long.
         is_node_silent=reading.status.state is JobState.RUNNING and bool(container.get("ready")) and not is_ready,
         disruption=_disruption(conditions),
     )
+
+
+def given_resources(spec: Mapping[str, Any]) -> Resources:
+    """Give what the cluster holds a pod to: limits of the job's container, as admission left them, and the deadline."""
+    containers = spec.get("containers", ())
+    limits: Mapping[str, str] = next(
+        (each.get("resources", {}).get("limits", {}) for each in containers if each["name"] == CONTAINER), {}
+    )
+    cpu, memory = amount(limits.get("cpu", "")), amount(limits.get("memory", ""))
+    gpus = [amount(text) or 0 for name, text in limits.items() if "/" in name and "gpu" in name]
+    return Resources(
+        cores=None if cpu is None else int(cpu),
+        memory_bytes=None if memory is None else int(memory),
+        gpus=int(sum(gpus)) if gpus else None,
+        nodes=1,
+        time_limit_s=spec.get("activeDeadlineSeconds"),
+    )
+
+
+def amount(text: str) -> float | None:
+    """Read a quantity of the API: ``2``, ``500m``, ``128Mi``, ``1.5G``, ``1e3``; None for what is none."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(?:([eE][+-]?\d+)|(m|[kMGTPE]|[KMGTPE]i))?", str(text))
+    if match is None:
+        return None
+    number, exponent, suffix = float(f"{match[1]}{match[2] or ''}"), match[2], match[3] or ""
+    if suffix == "m":
+        return number / 1000
+    power = 0 if exponent or not suffix else "KMGTPE".index(suffix[0].upper()) + 1
+    return number * float(1024 if suffix.endswith("i") else 1000) ** power
 
 
 def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> JobStatus | None:

@@ -7,6 +7,7 @@ machine.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 from pytest_clusterjobs.backends.kubernetes_status import (
     DISRUPTIONS,
     POD_REASONS,
+    amount,
     cpus,
     fits_a_node,
+    given_resources,
     read_job,
     read_pod,
 )
+from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.state import ExitReason, JobState, JobStatus
 
 DATA = Path(__file__).parent / "data" / "kubernetes"
@@ -53,6 +57,26 @@ def test_pods_of_each_kind(name: str, state: JobState, reason: ExitReason | None
     assert status.nodes == ("" if name == "unschedulable" else "127.0.0.1")
     assert reading.pod.startswith(f"cj-{name}" if name != "node-silent" else "cj-running")
     assert reading.uid
+
+
+def test_what_a_pod_is_held_to_is_read_from_it() -> None:
+    assert read_pod(recorded("pod-1.20-oom-killed")).status.resources == Resources(1, 64 << 20, nodes=1)
+    assert read_pod(recorded("pod-1.20-deadline")).status.resources == Resources(nodes=1, time_limit_s=2)
+    limits = {"cpu": "1500m", "memory": "1e9", "nvidia.com/gpu": "2", "rdma/hca": "1", "ephemeral-storage": "1Gi"}
+    container = {"name": "job", "resources": {"limits": limits}}
+    assert given_resources({"containers": [{"name": "sidecar"}, container]}) == Resources(1, 10**9, 2, 1)
+    assert given_resources({}) == Resources(nodes=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("2", 2), ("0.5", 0.5), ("250m", 0.25), ("128Mi", 128 << 20), ("1.5Gi", 3 << 29), ("3k", 3000), ("2M", 2e6)),
+        *(("1e3", 1000), ("1E3", 1000), ("1E", 1e18), ("1Ei", 2**60), ("", None), ("lots", None), ("1K", None)),
+    ],
+)
+def test_quantities_are_read_as_the_api_writes_them(text: str, value: float | None) -> None:
+    assert amount(text) == value
 
 
 def test_what_keeps_a_pod_from_starting_is_told_with_its_words() -> None:
@@ -109,7 +133,8 @@ def test_eviction_to_make_room_is_preemption() -> None:
 def test_unknown_phase_is_unknown_and_failed_pod_without_a_word_is_its_node_s() -> None:
     pod = recorded("pod-1.20-running")
     pod["status"] = {"phase": "Unknown", "message": "Node unreachable"}
-    assert read_pod(pod).status == JobStatus(JobState.UNKNOWN, "Unknown", detail="Node unreachable", nodes="127.0.0.1")
+    status = replace(read_pod(pod).status, resources=None)
+    assert status == JobStatus(JobState.UNKNOWN, "Unknown", detail="Node unreachable", nodes="127.0.0.1")
     pod["status"] = {"phase": "Failed"}
     assert read_pod(pod).status.reason is ExitReason.NODE_FAILURE
 

@@ -163,6 +163,20 @@ class TestKubernetes:
         yield run
         assert run.close().leaked == []
 
+    def test_limits_and_deadline_of_the_pod_are_what_it_was_given(
+        self, run: Run, validator: ClusterJobValidator
+    ) -> None:
+        """Nobody told them."""
+        job = run.submit_call(abs, (-1,), {}, make_spec(cores=2, memory="300MB", time="00:01:30"))
+        result = validator.validate(job, 1)
+        assert result, str(result)
+        given = {name: result.check(name).allocated for name in ("cores", "memory", "nodes", "time limit")}
+        assert given == {"cores": 2, "memory": 300 << 20, "nodes": 1, "time limit": 90}
+        assert job.metrics.sources["allocated.cores"] == "the scheduler's queue"
+        failed = run.submit_command("exit 3", make_spec(memory="300MB"))
+        assert failed.wait(60)
+        assert failed.metrics.allocated.memory_bytes == 300 << 20
+
     def test_memory_of_no_whole_pages_is_what_was_asked_for(self, run: Run, validator: ClusterJobValidator) -> None:
         """The kernel rounds the limit down to pages, and that was called short."""
         result = validator.validate(run.submit_call(abs, (-1,), {}, make_spec(memory=200_000_001)), 1)
