@@ -32,6 +32,7 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 
 # Their helpers are needed by a failing assert only, and importing them costs more than most jobs.
 _LAZY_MODULES = frozenset({"_pytest.assertion.rewrite"})
+_explaining: tuple[str, ...] = ()
 _OF_THE_IMPORT = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 _lock = threading.RLock()
 
@@ -78,6 +79,13 @@ def pack(
             except Exception as error:
                 raise PayloadError(_argument_message(function, args, kwargs, label, names or {}, error)) from None
     return Payload(packed, tuple(arguments), ("__main__", *(module.__name__ for module in modules)))
+
+
+def explain_assertions(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Have failing asserts in jobs say as much as under a pytest with these arguments; gives those until now."""
+    global _explaining  # one pytest is in charge of a process; one that runs inside it puts back what was
+    before, _explaining = _explaining, arguments
+    return before
 
 
 def loads(data: bytes) -> Any:
@@ -214,7 +222,7 @@ def _outward_pickle(value: Any, *, modules_by_name: bool) -> bytes:
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, types.ModuleType):
                 if obj.__name__ in _LAZY_MODULES:
-                    return packing.LazyModule, (obj.__name__,)
+                    return packing.LazyModule, (obj.__name__, _explaining)
                 if _is_sent_whole(obj, by_value, modules_by_name=modules_by_name):
                     return packing.make_module, (obj.__name__,), _contents_of(obj)
                 return packing.load_module, (obj.__name__,)

@@ -52,11 +52,14 @@ _known = sys.modules.setdefault(_PICKLED_AS, sys.modules[__name__])
 
 
 class LazyModule(types.ModuleType):
-    """A module that is imported when something is asked of it. Assertion rewriting's helpers travel as this."""
+    """A module that is imported when something is asked of it. Assertion rewriting's helpers travel as this.
 
-    def __init__(self, name: str) -> None:
+    These bring the arguments of pytest with them that say how much is told of a failing assert.
+    """
+
+    def __init__(self, name: str, arguments: "Tuple[str, ...]" = ()) -> None:
         super().__init__(name)
-        self.__dict__["_prepare"] = _prepare_assertions if name == "_pytest.assertion.rewrite" else None
+        self.__dict__["_arguments"] = arguments
 
     def __getattr__(self, attribute: str) -> "Any":
         if attribute.startswith("__") and attribute.endswith("__"):
@@ -64,13 +67,13 @@ class LazyModule(types.ModuleType):
         import importlib
 
         module = importlib.import_module(self.__name__)
-        prepare = self.__dict__.pop("_prepare", None)
-        if prepare is not None:
-            prepare()
+        arguments = self.__dict__.pop("_arguments", None)
+        if arguments is not None and self.__name__ == "_pytest.assertion.rewrite":
+            _prepare_assertions(arguments)
         return getattr(module, attribute)
 
     def __reduce__(self) -> "Any":
-        return LazyModule, (self.__name__,)
+        return LazyModule, (self.__name__, self.__dict__.get("_arguments", ()))
 
 
 class NestedFunction:
@@ -471,17 +474,15 @@ def short_repr(value: "Any") -> str:
         return "<repr() failed: {}>".format(type(failure).__name__)
 
 
-def _prepare_assertions() -> None:
+def _prepare_assertions(arguments: "Tuple[str, ...]") -> None:
     """Make a failing assert here explain itself as it would at home: through pytest's own comparison hooks."""
     try:
         from _pytest import assertion
         from _pytest.config import get_config
 
         config = get_config()
-        config.parse(
-            ["-p", "no:cacheprovider", "-p", "no:clusterjobs", "-c", os.devnull, "--rootdir", os.getcwd()]
-            + (["-" + "v" * int(os.environ["CLUSTERJOBS_VERBOSITY"])] if "CLUSTERJOBS_VERBOSITY" in os.environ else [])
-        )
+        own = ["-p", "no:cacheprovider", "-p", "no:clusterjobs", "-c", os.devnull, "--rootdir", os.getcwd()]
+        config.parse([*own, *arguments])
         if config.pluginmanager.get_plugin("terminalreporter") is None:  # pytest 8 asks it whether to colour
             from _pytest.terminal import TerminalReporter
 

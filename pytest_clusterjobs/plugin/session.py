@@ -24,6 +24,17 @@ WHILE_COLLECTING = (
 )
 
 
+# Ini values of pytest 8.4 and later.
+_TRUNCATION = ("truncation_limit_lines", "truncation_limit_chars")
+
+
+def _ini(config: pytest.Config, name: str) -> object:
+    try:
+        return config.getini(name)
+    except ValueError:
+        return None
+
+
 class ClusterSession:
     """The options of one session, and the run that they make, once it is needed.
 
@@ -49,6 +60,7 @@ class ClusterSession:
         self._run: Run | None = None
         self._selection: Selection | None = None
         self._known: tuple[str, ...] | None = None
+        self._explained_before: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ names
 
@@ -209,8 +221,10 @@ class ClusterSession:
     def run(self) -> Run:
         """The run, made at the first call; calls of decorated functions go there."""
         if self._run is None:
+            from pytest_clusterjobs.engine.payload import explain_assertions
             from pytest_clusterjobs.engine.run import Run
 
+            self._explained_before = explain_assertions(self._explaining())
             self._run = Run(
                 self.settings, run_id=self.run_id, worker=self.worker, places=lambda name: self.configured.place(name)
             )
@@ -222,7 +236,18 @@ class ClusterSession:
 
     def close(self) -> None:
         """Let go of the run, which must be closed. Idempotent."""
+        if self._run is not None:
+            from pytest_clusterjobs.engine.payload import explain_assertions
+
+            explain_assertions(self._explained_before)
         self._run = None
+
+    def _explaining(self) -> tuple[str, ...]:
+        """Give the arguments of pytest that say how much is told of a failing assert."""
+        verbosity = self.config.get_verbosity(pytest.Config.VERBOSITY_ASSERTIONS)
+        limits = {name: str(_ini(self.config, name) or "") for name in _TRUNCATION}
+        words = [f"--override-ini={name}={value}" for name, value in limits.items() if value]
+        return (*(["-" + "v" * verbosity] if verbosity > 0 else []), *words)
 
     def probe(self, name: str) -> Probe:
         """Ask a backend whether it can be used, once a session."""

@@ -243,6 +243,19 @@ class TestMethods:
     result.assert_outcomes(passed=2, skipped=3, xfailed=1)
 
 
+@pytest.mark.parametrize(
+    "options", [[], ["-v"], ["-vv"], ["-o", "verbosity_assertions=2"]], ids=["usual", "v", "vv", "assertions"]
+)
+def test_a_failing_assert_says_as_much_as_one_here(project: pytest.Pytester, options: list[str]) -> None:
+    """It ended with "Use -v to get more diff", however often that was given."""
+    source = "    found = {'x': [1, 2, 3], 'y': 'long' * 30}\n    assert found == {'x': [1, 2, 4], 'y': 'long' * 30}\n"
+    result = run(project, f"def test_here():\n{source}\n@cluster\ndef test_there():\n{source}", *options)
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if line.startswith("E  ")]
+    assert len(told) > 4
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
 def test_an_own_fixture_with_the_name_of_pytest_s_travels(project: pytest.Pytester) -> None:
     source = "@pytest.fixture\ndef cache(): return {1: 2}\n@cluster\ndef test_own(cache): assert cache == {1: 2}\n"
     run(project, source).assert_outcomes(passed=1)
