@@ -81,8 +81,9 @@ _OF_A_JOB = frozenset({"ENVIRONMENT", "NCPUS", "OMP_NUM_THREADS", "TMPDIR", "PWD
     "ROCR_VISIBLE_DEVICES",
 }
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# A path may have a host and a colon before it; a comma ends it (qsub(1B), -o).
-_PLAIN_PATH = re.compile(r"[^:,^]+")
+# A path may have a host and a colon before it, a comma ends it (qsub(1B), -o), and what is no printable ASCII is
+# refused (prepare_path.c of OpenPBS 23.06.06).
+_PLAIN_PATH = re.compile(r"((?![:,^])[ -~])+")
 # Where the execution daemon writes what it has to say of a job, e.g. that its time is up.
 _LOG = "scheduler.log"
 # Ends of which the daemon may have said more.

@@ -195,7 +195,7 @@ def test_elements_have_a_log_of_the_daemon_s_words_each() -> None:
     assert argv[argv.index("-o") + 1] == "/jobs/1-solve/^array_index^/scheduler.log"
 
 
-@pytest.mark.parametrize("folder", ["/a:b", "/a,b", "/^x"])
+@pytest.mark.parametrize("folder", ["/a:b", "/a,b", "/^x", "/Jörg", "/a\tb"])
 def test_path_that_qsub_would_take_for_something_else_is_not_given_to_it(folder: str) -> None:
     argv = backend().submit_argv(submission(folder), "script.sh")
     assert argv[argv.index("-o") + 1] == "/dev/null"

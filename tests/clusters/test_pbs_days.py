@@ -100,6 +100,12 @@ def test_queue_that_is_not_there_is_refused_and_named(run: Run) -> None:
         command(run, "true", queue="nosuch").result(30)
 
 
+def test_directory_with_letters_beyond_ascii_is_no_obstacle(pbs: FakePlace, tmp_path: Path) -> None:
+    """qsub refuses such a path for the job's output, whatever the locale is."""
+    with run_on("pbs", tmp_path / "Jörg 1" / "work") as run:
+        assert command(run, "echo über").result(30).stdout == "über\n"
+
+
 def test_job_that_a_job_submits_outlives_it(run: Run, tmp_path: Path) -> None:
     made = tmp_path / "made"
     outer = command(run, f"qsub -j oe -o /dev/null -N inner -- /bin/sh -c 'sleep 2; touch {made}'")

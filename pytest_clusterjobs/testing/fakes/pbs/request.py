@@ -120,6 +120,9 @@ def _check_words(request: Request) -> None:
         raise Refusal(2, "qsub: Job name is too long \n")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9+_.-]+", name):
         raise Refusal(2, f"qsub: illegal -N value\n{USAGE}")
+    for letter in "oe":  # prepare_path.c: letters beyond ASCII are nothing that it prints
+        if not re.fullmatch(r"[ -~]*", request.options.get(letter, "")):
+            raise Refusal(2, f"qsub: illegal -{letter} value\n{USAGE}")
     if "J" in request.options:
         element_numbers(request.options["J"])
         if request.options.get("r") == "n":  # qsub.c, norerunarray
