@@ -24,7 +24,8 @@ FAILURES = ("error", "failed")
 
 #: Colours and cursor movements of terminals, and characters that neither XML nor UTF-8 can carry.
 _UNPRINTABLE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
 )
 
 #: A job as ``JobRecord.to_dict`` gives it: it has crossed a process's border when it gets here.

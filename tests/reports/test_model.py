@@ -57,7 +57,7 @@ def test_jobs_are_those_of_tests_and_of_nobody() -> None:
 
 def test_every_text_of_a_report_is_cleaned() -> None:
     """Neither XML nor UTF-8 nor a page has terminal colours, surrogates of undecodable bytes or carriage returns."""
-    dirty = "\x1b[31mred\x1b[0m \udcff 10 %\r20 %\r\n\x07"
+    dirty = "\x1b[31mr\x9b1med\x1b[0m \udcff 10 %\r20 %\ufffe\r\n\x07\x90\x7f"
     test = ReportedTest("test_a.py::test_x", "failed", reason=dirty, text=dirty, jobs=({"detail": dirty, "exit": 1},))
     cleaned = report(tests=(test,), kept=(dirty,), other_jobs=({"nodes": [dirty]},)).cleaned()
     (told,) = cleaned.tests
