@@ -124,7 +124,13 @@ class Job(Generic[R]):
     # ------------------------------------------------------------ its end
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for its end, at most ``timeout_s`` seconds; tell whether it has ended. Ctrl-C interrupts."""
+        """Wait for its end, at most ``timeout_s`` seconds; tell whether it has ended. Ctrl-C interrupts.
+
+        Raises:
+            UsageError: This process was forked from the one that submitted it.
+        """
+        if not self._ended.is_set():
+            self._run.refuse_fork()
         self._run.flush()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._ended.is_set():

@@ -78,7 +78,8 @@ class Run:
         self.settings = settings
         #: Gives the time in seconds that limits and questions go by.
         self.clock = clock
-        self._owner_pid = os.getpid() if worker == "main" else os.getppid()
+        self._pid = os.getpid()
+        self._owner_pid = self._pid if worker == "main" else os.getppid()
         #: Called about once a second, in a thread that waits, with the unfinished jobs.
         self.on_wait: Callable[[Sequence[JobRecord]], None] | None = None
         #: Tests that failed, told by `keep_jobs_of`.
@@ -267,10 +268,16 @@ class Run:
     def refuse_now(self) -> None:
         """Raise `UsageError` where no job may be submitted to this run."""
         refuse_now()
+        self.refuse_fork()
         if self.is_orphaned:
             raise UsageError("the pytest that started this worker has died; no job is submitted any more")
         if self._report is not None:
             raise UsageError(f"the run {self.run_id} has ended; no job can be submitted to it any more")
+
+    def refuse_fork(self) -> None:
+        """Raise `UsageError` in a child that was forked from the run's process: it has none of its threads."""
+        if os.getpid() != self._pid:
+            raise UsageError("this process was forked from the one that the jobs belong to; submit and wait there")
 
     @contextmanager
     def gather(self, max_concurrent: int | None = None) -> Iterator[None]:
@@ -462,7 +469,8 @@ class Run:
         """Cancel what runs, look for what was left, remove what is not to be kept. Idempotent; ends within a minute."""
         if self._report is None:
             self._report = CloseReport()
-            closing.close(self, self._report)
+            if os.getpid() == self._pid:  # a forked child's end is not the run's
+                closing.close(self, self._report)
         return self._report
 
     def stop_threads(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,3 +228,40 @@ def test_progress_is_told_while_somebody_waits(stage: Stage) -> None:
     stage.command()
     stage.run.tick()
     assert seen == [1]
+
+
+# ---------------------------------------------------------------- forked children
+
+FORKS = """
+import os, sys, time
+from pytest_clusterjobs import cluster
+
+@cluster
+def double(x):
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    return 2 * x
+
+running = double.submit(3)
+child = os.fork()
+if child == 0:
+    for use in (lambda: double(4), running.result):
+        try:
+            use()
+        except RuntimeError as error:
+            print(error, flush=True)
+    sys.exit(7)  # with what is registered for the interpreter's end
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+open("go", "w").close()
+print(running.result(30))
+"""
+
+
+def test_forked_child_neither_hangs_nor_ends_the_run_of_its_parent(tmp_path: Path) -> None:
+    """It waited for threads that it does not have, and its end cancelled the parent's jobs."""
+    argv = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    first, second, *rest = done.stdout.splitlines()
+    assert first == second == "this process was forked from the one that the jobs belong to; submit and wait there"
+    assert rest == ["7", "6"]
