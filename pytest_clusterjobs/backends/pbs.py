@@ -57,7 +57,11 @@ __tracebackhide__ = True  # pytest leaves these frames out of its tracebacks
 _ARRAY_LIMIT = 10_000
 
 # Refusals that pass: limits on the number of jobs: all, a user's, a group's, a project's (pbs_messages.c, msg_et_...).
-_LIMITS = re.compile(r"would exceed .*limit|Maximum number of jobs .*already in", re.IGNORECASE)
+# A hook's own words about a limit are a refusal.
+_LIMITS = re.compile(
+    r"would exceed ((queue|group|project|user) \S+'s |complex's )?(per-(group|project|user) )?limit\b|"
+    r"Maximum number of jobs (in 'Q' state )?(for (group|project|user) \S+ )?already in "
+)
 _NO_CLUSTER = re.compile(r"Unknown Host|pbsconf error|No default server", re.IGNORECASE)
 # After these nobody knows whether the server made the job: it does so even after its client was killed.
 _LOST_REPLIES = re.compile(

@@ -308,12 +308,20 @@ def test_recorded_refusal_becomes_the_right_error_with_its_words(each: Recording
         "Maximum number of jobs in 'Q' state for group pbsuser already in complex",
         "would exceed queue workq's per-user limit of jobs in 'Q' state",
         "would exceed user pbsuser's limit on resource ncpus in complex",
+        "would exceed limit on resource ncpus in queue workq",
+        "would exceed per-user limit on resource ncpus in complex",
     ],
 )
 def test_limit_in_any_of_the_server_s_words_is_waited_for(words: str) -> None:
     """The words are those of pbs_messages.c of OpenPBS 23.06.06; those that name a user were taken for a refusal."""
     with pytest.raises(SubmitLimit, match="no more jobs now"):
         backend().parse_submit(answer(stderr=f"qsub: {words}\n", code=38), 1)
+
+
+@pytest.mark.parametrize("words", ["job would exceed your allocation's limit", "would exceed the walltime limit"])
+def test_limit_in_a_hook_s_words_is_a_refusal_and_not_waited_for(words: str) -> None:
+    with pytest.raises(SubmitError, match="refused the job"):
+        backend().parse_submit(answer(stderr=f"qsub: {words}\n", code=1), 1)
 
 
 @pytest.mark.parametrize(
