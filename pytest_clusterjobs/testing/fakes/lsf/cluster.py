@@ -69,7 +69,16 @@ SETTINGS: dict[str, Any] = {
 }
 
 _MEMORY_TURN_S = 0.05
-_WRAPPER = 'trap : INT TERM USR2 XCPU; "$LSB_JOBFILENAME.shell"; exit $?'
+# What the OpenLava family wraps a job in: sbatchd ignores HUP, and the shell traps TERM, USR1, USR2, INT and HUP.
+_WRAPPER = """\
+trap '' HUP
+trap '#' 15 10 12 2
+"$LSB_JOBFILENAME.shell"
+ExitStat=$?
+wait
+true
+exit `expr $? "|" $ExitStat`
+"""
 
 
 class FakeLsf(FakeCluster):
