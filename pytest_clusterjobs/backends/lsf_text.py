@@ -276,17 +276,22 @@ def _has_run_out(block: str, started_at: str, ended_at: str) -> bool:
     return (last - first) % (366 * 86400.0) >= limit_s - 1
 
 
+_SIZE = r"([\d.]+) ?([KMGT])"
+
+
 def has_outgrown(text: str) -> bool:
     """Tell whether ``bjobs -UF`` or ``-l`` shows a job that held as much memory as its limit allows, or more.
 
     Only where a signal that nobody sent has ended it, this is the reason: some sites enforce no limit.
     """
-    limit = re.search(r"^ *MEMLIMIT *\n *([\d.]+) ?([KMGT])", text, re.MULTILINE)
-    most = re.search(r"MAX MEM: ([\d.]+) ?([KMGT])", text)
-    if limit is None or most is None:
+    most = re.search(rf"MAX MEM: {_SIZE}", text)
+    table = re.search(r"^((?: *[A-Z]+LIMIT)*? *MEMLIMIT) *(?:[A-Z]+LIMIT *)*\n(.*)$", text, re.MULTILINE)
+    sizes = re.findall(_SIZE, table[2]) if table else []
+    place = len(table[1].split()) - 1 if table else 0
+    if most is None or place >= len(sizes):
         return False
-    limited, held = (float(match[1]) * 1024.0 ** "KMGT".index(match[2]) for match in (limit, most))
-    return held >= limited
+    held, limit = (float(number) * 1024.0 ** "KMGT".index(unit) for number, unit in (most.groups(), sizes[place]))
+    return held >= limit
 
 
 def parse_run_limit(text: str) -> float | None:

@@ -24,6 +24,7 @@ from pytest_clusterjobs.backends.lsf import LsfBackend
 from pytest_clusterjobs.backends.lsf_text import (
     STATES,
     TERMINATIONS,
+    has_outgrown,
     parse_hosts,
     parse_memory_sizes,
     parse_parameter,
@@ -846,6 +847,21 @@ def test_bjobs_without_uf_is_asked_for_its_folded_form(site: Path) -> None:
     told = backend().explain("15")
     assert told is not None
     assert told.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "sizes", "is_outgrown"),
+    [
+        (" MEMLIMIT", " 204800 K", True),
+        (" MEMLIMIT", "    1 G ", False),
+        (" CORELIMIT MEMLIMIT", "      0 K    100 M", True),
+        (" STACKLIMIT MEMLIMIT SWAPLIMIT", "  1 M  1 G  1 M", False),
+        (" MEMLIMIT", " what?", False),
+    ],
+)
+def test_memory_limit_is_found_beside_other_limits(head: str, sizes: str, is_outgrown: bool) -> None:
+    text = recorded("bjobs UF-memory-not-enforced").replace(" MEMLIMIT\n 52428800 K", f"{head}\n{sizes}")
+    assert has_outgrown(text) is is_outgrown
 
 
 OUTGROWN = recorded("bjobs UF-memory-not-enforced").replace("Done successfully.", "Exited with exit code 130.")

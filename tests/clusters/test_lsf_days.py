@@ -186,8 +186,10 @@ def test_job_that_waited_too_long_says_what_for(run: Run) -> None:
         job.result(PATIENCE_S)
 
 
-@with_settings(version="10.1")
-def test_memory_limit_of_ibm_s_is_told(run: Run) -> None:
+@pytest.mark.parametrize(
+    "place", [{"version": version, "enforces_memory": True} for version in VERSIONS], indirect=True, ids=VERSIONS
+)
+def test_memory_limit_is_told(run: Run) -> None:
     def take() -> None:
         data = bytearray(300 << 20)
         time.sleep(300)

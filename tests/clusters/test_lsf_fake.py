@@ -374,6 +374,17 @@ def test_ends_that_lsf_brings_about_have_reasons_and_codes(lsf: Lsf) -> None:
     assert "Completed <exit>; TERM_OWNER: job killed by owner." in lsf.out(f"bjobs -l {jobs[2]}")
 
 
+@with_settings(version="volclava-2.2", enforces_memory=True)
+def test_memory_limit_of_volclava_is_counted_in_mb_and_shown_as_recorded(lsf: Lsf) -> None:
+    hog = "python3 -c 'import time; x = bytearray(200 << 20); time.sleep({})'"
+    assert lsf.ended(lsf.submit(f'bsub -M 51200 "{hog.format(0)}"')) == "DONE"
+    shown = "\n MEMLIMIT\n 52428800 K\n"
+    assert shown in lsf.out("bjobs -UF 1")
+    assert shown in recorded("bjobs UF-memory-not-enforced")
+    assert lsf.ended(lsf.submit(f'bsub -M 51 "{hog.format(60)}"')) == "EXIT"
+    assert re.search(r" MAX MEM: \d+ Mbytes;  AVG MEM: \d+ Mbytes\n", lsf.out("bjobs -UF 2"))
+
+
 def test_memory_is_not_enforced_by_the_openlava_family(lsf: Lsf) -> None:
     hog = "python3 -c 'x = bytearray(100 << 20); import time; time.sleep(0.5)'"
     assert lsf.ended(lsf.submit(f'bsub -M 1024 "{hog}"')) == "DONE"

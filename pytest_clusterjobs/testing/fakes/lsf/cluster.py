@@ -34,11 +34,13 @@ class Version:
     is_ibm: bool = False
     #: True: bjobs knows ``-o``, ``-json`` and ``-UF``.
     has_json: bool = True
+    #: Bytes in a unit of ``-M``.
+    limit_unit: int = 2**10
 
 
 VERSIONS = {
     "10.1": Version("IBM Spectrum LSF Standard 10.1.0.14, Jun 10 2023", is_ibm=True),
-    "volclava-2.2": Version("volclava project 2.2, Nov 20 2026"),
+    "volclava-2.2": Version("volclava project 2.2, Nov 20 2026", limit_unit=2**20),
     "openlava-3.0": Version("openlava project 3.0, Nov 20 2014", has_json=False),
 }
 
@@ -64,6 +66,7 @@ SETTINGS: dict[str, Any] = {
     "outage": "",  # "mbatchd", "lim": clients wait and say so; "hung": they wait, and what bsub brought is done
     "lost_replies": 0,  # so many next submissions are taken and not answered
     "copied_at": None,  # seconds since 1970: bjobs is answered from a copy of the queue that was made then
+    "enforces_memory": None,  # True: jobs above -M are ended (LSB_MEMLIMIT_ENFORCE); None: with IBM's only
     "is_scheduling": True,
     "end_delay_s": 0.0,
 }
@@ -94,9 +97,10 @@ class FakeLsf(FakeCluster):
     def prepare(self, job: FakeJob) -> Mapping[str, str]:
         with self.look() as queue:
             host, is_ibm = queue.setting("host"), VERSIONS[queue.setting("version")].is_ibm
+            is_enforced = queue.setting("enforces_memory")
         spool = self._spool(job)
         _write(f"{spool}.shell", job.facts["script"])
-        if is_ibm and job.facts.get("memory_bytes"):
+        if job.facts.get("memory_bytes") and (is_ibm if is_enforced is None else is_enforced):
             _fork_watcher(os.getpid(), int(job.facts["memory_bytes"]), f"{spool}.memory")
         many = {"LSB_DJOB_NUMPROC": str(job.cores)} if is_ibm else {}
         return {
@@ -115,7 +119,8 @@ class FakeLsf(FakeCluster):
     def finish(self, job: FakeJob) -> None:
         spool = self._spool(job)
         if os.path.exists(f"{spool}.memory"):
-            job.facts["why"] = "TERM_MEMLIMIT"
+            with open(f"{spool}.memory", encoding="ascii") as file:
+                job.facts.update(why="TERM_MEMLIMIT", held_bytes=int(file.read()))
         for path, output in ((job.facts["out"], f"{spool}.out"), (job.facts["err"], f"{spool}.err")):
             with suppress(OSError), open(output, "rb") as file:  # a missing directory loses the output
                 _append(path, job, file.read())
@@ -157,8 +162,8 @@ def _fork_watcher(shepherd: int, limit_bytes: int, mark: str) -> None:
     try:
         while os.getppid() == shepherd:
             others = [pid for pid in _below(shepherd) if pid != os.getpid()]
-            if sum(map(_resident_bytes, others)) > limit_bytes:
-                _write(mark, "")
+            if (held := sum(map(_resident_bytes, others))) > limit_bytes:
+                _write(mark, str(held))
                 for number, patience_s in FakeLsf.delete_signals:
                     _signal(others, number)
                     _wait_for_end(others, patience_s)

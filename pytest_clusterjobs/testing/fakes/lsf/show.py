@@ -182,13 +182,20 @@ def long(job: FakeJob, site: Site, *, is_unfolded: bool) -> str:
         lines += [" PENDING REASONS:", f" {pending_reason(job, site)}: 1 host;"]
     chosen = "select[type == local] order[r15s:pg]"
     needs = f" Combined: {chosen}\n Effective: {'-' if job.pid is None else chosen}\n\n"
-    text = "\n".join(["", head, *lines, ""])
+    text = "\n".join(["", head, *lines, *_usage(job), ""])
     return f"{text}\n SCHEDULING PARAMETERS:\n{SCHEDULING}\n RESOURCE REQUIREMENT DETAILS:\n{needs}"
 
 
 def _limits(job: FakeJob) -> list[str]:
-    minutes = job.facts.get("minutes")
-    return [] if minutes is None else ["", f" {'RUNLIMIT':<24}", f" {f'{minutes:.1f} min':<24}"]
+    minutes, memory = job.facts.get("minutes"), job.facts.get("memory_bytes")
+    lines = [] if minutes is None else ["", f" {'RUNLIMIT':<24}", f" {f'{minutes:.1f} min':<24}"]
+    return [*lines, *([] if memory is None else ["", " MEMLIMIT", f" {memory // 2**10} K"])]
+
+
+def _usage(job: FakeJob) -> list[str]:
+    held = job.facts.get("held_bytes")
+    most = "" if held is None else f"{held // 2**20} Mbytes"
+    return [] if held is None else ["", " MEMORY USAGE:", f" MAX MEM: {most};  AVG MEM: {most}"]
 
 
 def _submitted(job: FakeJob, site: Site, to_queue: str = "") -> str:

@@ -96,7 +96,7 @@ _RESOURCES = frozenset(
         "any",
     ]
 )
-_SCALES = {"": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SCALES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PATIENCE_S = 600.0
 
 
@@ -221,7 +221,7 @@ def _kept(environment: dict[str, str], version: Version) -> tuple[dict[str, str]
 
 
 def _checked(queue: Queue, options: dict[str, str]) -> tuple[dict[str, Any], int, int | None]:
-    is_ibm = VERSIONS[queue.setting("version")].is_ibm
+    version = VERSIONS[queue.setting("version")]
     if "c" in options and not re.fullmatch(r"(\d+:)?\d+(/\S+)?", options["c"]):
         raise RefusedError(f"{options['c']}: Bad CPULIMIT specification")
     if len(options.get("J", "")) > _NAME_LENGTH:
@@ -230,7 +230,7 @@ def _checked(queue: Queue, options: dict[str, str]) -> tuple[dict[str, Any], int
     if not cores.isdigit() or int(cores) < 1:
         raise RefusedError("The number of processors must be a positive integer")
     minutes = _minutes(options.get("W"))
-    memory = re.fullmatch(r"(\d+)([KMGT]?)B?" if is_ibm else r"(\d+)()", options.get("M", "1"))
+    memory = re.fullmatch(r"(\d+)([KMGT]?)B?" if version.is_ibm else r"(\d+)()", options.get("M", "1"))
     if not memory or int(memory[1]) < 1:
         raise RefusedError(f"{options['M']}: MEMLIMT value should be a positive integer")
     if not _is_requirement(options.get("R", "")):
@@ -254,7 +254,7 @@ def _checked(queue: Queue, options: dict[str, str]) -> tuple[dict[str, Any], int
         "needs": options.get("R", ""),
         "minutes": minutes,
         "is_held": "H" in options,
-        "memory_bytes": int(memory[1]) * _SCALES[memory[2]] if "M" in options else None,
+        "memory_bytes": int(memory[1]) * _SCALES.get(memory[2], version.limit_unit) if "M" in options else None,
     }
     return facts, int(cores), minutes if minutes is not None else longest
 
