@@ -70,15 +70,26 @@ def test_accounting_explains_an_end_that_the_controller_has_forgotten(run: Run) 
     assert f"by {os.getuid()}" in status.detail
 
 
-def test_limit_on_submitted_jobs_makes_the_rest_wait_with_us(run: Run) -> None:
+@pytest.fixture
+def two_jobs_at_once(run: Run) -> Iterator[None]:
     output_of("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=2")
-    try:
-        jobs = [run.submit([command_work("sleep 0.3", JobSpec())])[0] for _ in range(4)]
-        assert [job.state for job in jobs[2:]] == [JobState.NEW, JobState.NEW]
-        assert "takes no more jobs" in jobs[3].record.detail
-        assert [job.result(60).exit_code for job in jobs] == [0] * 4
-    finally:
-        output_of("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=-1")
+    yield
+    output_of("sacctmgr", "-i", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=-1")
+
+
+@pytest.mark.usefixtures("two_jobs_at_once")
+def test_limit_on_submitted_jobs_makes_the_rest_wait_with_us(run: Run) -> None:
+    jobs = [run.submit([command_work("sleep 0.3", JobSpec())])[0] for _ in range(4)]
+    assert [job.state for job in jobs[2:]] == [JobState.NEW, JobState.NEW]
+    assert "takes no more jobs" in jobs[3].record.detail
+    assert [job.result(60).exit_code for job in jobs] == [0] * 4
+
+
+@pytest.mark.usefixtures("two_jobs_at_once")
+def test_array_that_is_larger_than_the_limit_goes_job_by_job(run: Run) -> None:
+    jobs = run.submit([Work(JobSpec(), "double", lambda number: 2 * number, (number,), {}) for number in range(4)])
+    assert [job.result(60) for job in jobs] == [0, 2, 4, 6]
+    assert len(_arrays(jobs)) == 4
 
 
 @pytest.mark.skipif(
