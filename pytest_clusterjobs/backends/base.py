@@ -12,6 +12,7 @@ from typing import ClassVar
 from pytest_clusterjobs.core.resources import Resources
 from pytest_clusterjobs.core.spec import JobSpec
 from pytest_clusterjobs.core.state import JobStatus
+from pytest_clusterjobs.core.units import format_duration
 from pytest_clusterjobs.transports.base import FarTransport, Transport
 
 #: The file in a submission's directory that holds the job's environment variables. It does not outlive the run.
@@ -60,6 +61,13 @@ class Partition:
     #: "up" or the scheduler's word for why not.
     status: str = "up"
 
+    def __str__(self) -> str:
+        """Give its name, with ``*`` for the default one, and what limits it: ``short (at most 20 s, drain)``."""
+        limits = [] if self.max_time_s is None else [f"at most {format_duration(self.max_time_s)}"]
+        limits += [] if self.status == "up" else [self.status]
+        told = f" ({', '.join(limits)})" if limits else ""
+        return f"{self.name}{'*' if self.is_default else ''}{told}"
+
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
@@ -79,6 +87,13 @@ class BackendInfo:
     array_limit: int | None = None
     #: Anything else worth a line.
     detail: str = ""
+
+    def notes(self) -> str:
+        """Give in one line what stands in no column of a table: sizes, limits, the detail."""
+        told = [] if self.cores_per_node is None else [f"at most {self.cores_per_node} cores a node"]
+        told += [f"{self.gpus} GPUs"] if self.gpus else []
+        told += [f"arrays of at most {self.array_limit} jobs"] if (self.array_limit or 0) > 1 else []
+        return "; ".join([*told, *([self.detail] if self.detail else [])])
 
 
 @dataclass(frozen=True, slots=True)

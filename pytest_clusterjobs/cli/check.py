@@ -44,7 +44,7 @@ def check(backends: tuple[str, ...], as_json: bool) -> None:
 
 
 def _table(probes: list[Probe]) -> None:
-    """Print a row for each backend, and below, in lines that are not broken, why some cannot be used."""
+    """Print a row for each backend, and below, in lines that are not broken, limits and why some cannot be used."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -54,13 +54,15 @@ def _table(probes: list[Probe]) -> None:
         table.add_column(heading, overflow="fold")
     for probe in probes:
         info = probe.info
-        partitions = ", ".join(each.name + ("*" if each.is_default else "") for each in info.partitions) if info else ""
+        partitions = ", ".join(map(str, info.partitions)) if info else ""
         nodes = "" if info is None or info.nodes is None else str(info.nodes)
         version = info.version if info else ""
         table.add_row(probe.name, "yes" if probe.is_available else "no", *map(escape, (version, nodes, partitions)))
     Console().print(table)
-    if reasons := [probe.reason for probe in probes if not probe.is_available]:
-        click.echo("\n".join(["", *reasons]))
+    notes = [f"{probe.name}: {told}" for probe in probes if probe.info is not None and (told := probe.info.notes())]
+    notes += [probe.reason for probe in probes if not probe.is_available]
+    if notes:
+        click.echo("\n".join(["", *notes]))
 
 
 def _credentials(survey: dict[str, list[dict[str, str | None]]]) -> None:

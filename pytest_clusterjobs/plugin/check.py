@@ -33,7 +33,8 @@ def check(config: pytest.Config) -> int:
             if session.active_run is not None:
                 session.active_run.close()
             session.close()
-    sys.stdout.write("\n".join([*_table(rows), *_credentials(session, [row[0] for row in rows])]) + "\n")
+    names = [row[0] for row in rows]
+    sys.stdout.write("\n".join([*_table(rows), *_notes(session, names), *_credentials(session, names)]) + "\n")
     answers = [probe.is_available for probe in session.probes.values()]
     return 0 if (all(answers) if named else any(answers)) else 1
 
@@ -43,11 +44,14 @@ def _row(session: ClusterSession, name: str) -> tuple[str, ...]:
     if probe.info is None:
         return name, "no", session.reason(probe)
     info = probe.info
-    partitions = ", ".join(
-        f"{one.name}{'*' if one.is_default else ''}{'' if one.status == 'up' else f' ({one.status})'}"
-        for one in info.partitions
-    )
+    partitions = ", ".join(map(str, info.partitions))
     return name, "yes", info.version or "-", "-" if info.nodes is None else str(info.nodes), partitions or "-"
+
+
+def _notes(session: ClusterSession, names: list[str]) -> list[str]:
+    """Give a line about the limits of each backend that answers."""
+    found = [(name, session.probe(name).info) for name in names]
+    return [f"{name}: {told}" for name, info in found if info is not None and (told := info.notes())]
 
 
 def _credentials(session: ClusterSession, names: list[str]) -> list[str]:

@@ -32,7 +32,11 @@ def test_all_backends_are_listed_and_any_that_answers_is_enough(suite: pytest.Py
 def test_all_that_are_named_must_answer(suite: pytest.Pytester, names: str, code: int) -> None:
     result = suite.runpytest_inprocess("--cluster-check", f"--cluster={names}")
     assert result.ret == code
-    assert [line.split()[0] for line in result.stdout.lines[1:]] == names.split(",")
+    rows = result.stdout.lines[1:][: len(names.split(","))]
+    assert [line.split()[0] for line in rows] == names.split(",")
+    told = [line for line in result.stdout.lines if line.startswith("local: ")]
+    assert len(told) == names.count("local")
+    assert all("cores a node" in line and "of memory" in line for line in told)
 
 
 def test_none_that_answers_is_a_failure(suite: pytest.Pytester) -> None:
