@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
@@ -128,7 +129,7 @@ class LsfBackend(BatchBackend):
         self._about = ""
         self._parameters = ""
         self._hosts: list[int | None] | None = None
-        self._memory: int | None = None
+        self._lshosts: str | None = None
         self._form = 0
         # Job number -> name, of what this process submitted: numbers begin again, and bhist remembers old jobs.
         self._names: dict[str, str] = {}
@@ -188,11 +189,13 @@ class LsfBackend(BatchBackend):
         slots = [each or 0 for each in self._hosts]
         return max(slots) if slots and all(slots) else None
 
-    def _largest_memory(self) -> int | None:
-        """Give the bytes of memory of the largest host; None where that is not known."""
-        if self._memory is None:
-            self._memory = max(parse_memory_sizes(self.run(["lshosts"]).stdout), default=0)
-        return self._memory or None
+    def _machines(self) -> str:
+        """Give what ``lshosts`` tells of every host; unlike bhosts, it never shows a group of hosts as one."""
+        if self._lshosts is None:
+            result = self.run(["lshosts"])
+            self.require_success(result, "cannot read the hosts' sizes")
+            self._lshosts = result.stdout
+        return self._lshosts
 
     def _parameter(self, name: str) -> str:
         if not self._parameters:
@@ -221,8 +224,16 @@ class LsfBackend(BatchBackend):
             folder = os.environ.get("LSF_ENVDIR", "")
         else:
             folder = self.run(["printenv", "LSF_ENVDIR"]).stdout.strip()
-        kept = self.transport.read(os.path.join(folder or "/etc", "lsf.conf")) or b""
+        kept = self.transport.read(os.path.join(folder or "/etc", "lsf.conf"))
+        if kept is None:
+            return self._shown_unit()
         return parse_parameter(kept.decode(errors="replace"), "LSF_UNIT_FOR_LIMITS")
+
+    def _shown_unit(self) -> str:
+        with suppress(CommandError):  # not every LSF has it, and not every user may
+            shown = parse_parameter(self.run(["badmin", "showconf", "mbd"]).stdout, "LSF_UNIT_FOR_LIMITS")
+            return shown if shown.upper()[:1] in "KMGTPE" and len(shown) < 3 else ""  # else a word for "not set"
+        return ""
 
     def _is_volclava(self) -> bool:
         if not self._about:
@@ -253,10 +264,12 @@ class LsfBackend(BatchBackend):
         # LSF may take such a job, and let it wait for ever.
         if spec.cores > 1 and (largest := self._largest_host()) is not None and spec.cores > largest:
             raise SubmitError(f"the job asks for {spec.cores} cores per host, and there are {largest}", self.name)
-        asked = spec.memory_bytes
-        if asked is not None and (most := self._largest_memory()) is not None and asked > most:
-            wanted, there = math.ceil(asked / 2**20), most // 2**20
-            raise SubmitError(f"the job asks for {wanted} MiB of memory per host, and there are {there}", self.name)
+        if spec.nodes > 1 and spec.nodes > (there := len(self._machines().splitlines()) - 1):
+            raise SubmitError(f"the job asks for {spec.nodes} hosts, and there are {there}", self.name)
+        sizes = [] if spec.memory_bytes is None else parse_memory_sizes(self._machines())
+        if spec.memory_bytes is not None and sizes and spec.memory_bytes > max(sizes):
+            wanted, most = math.ceil(spec.memory_bytes / 2**20), max(sizes) // 2**20
+            raise SubmitError(f"the job asks for {wanted} MiB of memory per host, and there are {most}", self.name)
 
     def render_script(self, submission: Submission) -> str:
         directives = [f"#BSUB {directive}" for directive in self._directives(submission)]

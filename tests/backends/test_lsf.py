@@ -147,6 +147,15 @@ def test_volclava_counts_limits_in_mb_where_the_site_says_nothing(site: Path) ->
     assert directives(memory="3GB")[2:] == ["-M 3072", '-R "rusage[mem=3072]"']
 
 
+@pytest.mark.parametrize(
+    ("shown", "limit"),
+    [("LSF_UNIT_FOR_LIMITS = GB", 3), ("LSF_UNIT_FOR_LIMITS=M", 3072), ("LSF_UNIT_FOR_LIMITS = Undefined", 3145728)],
+)
+def test_unit_is_asked_for_where_lsf_conf_cannot_be_read(site: Path, shown: str, limit: int) -> None:
+    says(site, "badmin", f"MBD configuration at Fri Nov 20 09:15:25 2026\n {shown}\n")
+    assert directives(memory="3GB")[2] == f"-M {limit}"
+
+
 def test_unit_of_a_far_site_is_read_there(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's LSF_ENVDIR says nothing about another's."""
     there = tmp_path / "there"
@@ -436,6 +445,16 @@ def test_job_that_needs_more_memory_than_any_host_has_is_refused(site: Path, tmp
     assert backend().submit(submission(str(tmp_path), memory="23GiB")).native_ids == ("2",)
     says(site, "lshosts", table.replace("24105M", "-"))
     assert backend().submit(submission(str(tmp_path), memory="24GiB")).native_ids == ("2",)
+
+
+def test_job_that_needs_more_hosts_than_there_are_is_refused(site: Path, tmp_path: Path) -> None:
+    """With span[ptile=1], volclava 2.2 takes it as long as there are slots, and lets it wait for ever."""
+    says(site, "lshosts", recorded("lshosts ok"))
+    with pytest.raises(SubmitError, match="asks for 2 hosts, and there are 1"):
+        backend().submit(submission(str(tmp_path), nodes=2))
+    says(site, "lshosts", recorded("lshosts ok") + recorded("lshosts ok").splitlines()[1] + "\n")
+    says(site, "bsub", recorded("bsub stdin"))
+    assert backend().submit(submission(str(tmp_path), nodes=2)).native_ids == ("2",)
 
 
 def test_sizes_of_memory_are_read_in_every_unit() -> None:

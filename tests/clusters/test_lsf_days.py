@@ -126,7 +126,7 @@ def test_array_above_the_site_s_limit_is_split(run: Run, place: FakePlace) -> No
         ({"queue": "short", "time": "01:00:00"}, r"RUNLIMIT: Cannot exceed queue's hard limit\(s\)"),
         ({"cores": 64}, "asks for 64 cores per host, and there are 8"),
         ({"memory": "1TB"}, "asks for 1048576 MiB of memory per host, and there are 24105"),
-        ({"nodes": 64}, "Too many processors requested"),
+        ({"nodes": 64}, "asks for 64 hosts, and there are 1"),
         ({"constraint": "foo==1"}, "Bad resource requirement syntax"),
         ({"gpus": 1}, "illegal option -- gpu"),
     ],
