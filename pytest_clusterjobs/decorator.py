@@ -38,8 +38,13 @@ class ClusterFunction(Generic[P, R]):
         self._depends_on = depends_on
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Submit a call, wait for its end and give its value, or raise what it raised."""
-        return self.submit(*args, **kwargs).result()
+        """Submit a call, wait for its end and give its value, or raise what it raised.
+
+        A wait that something else ends, such as a time limit of the test, cancels the job.
+        """
+        job = self.submit(*args, **kwargs)
+        job.wait_or_cancel()
+        return job.result()
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Submit a call and give its future at once."""

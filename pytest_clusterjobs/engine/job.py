@@ -141,6 +141,19 @@ class Job(Generic[R]):
                 self._run.tick()
         return True
 
+    def wait_or_cancel(self) -> None:
+        """Wait for its end, and cancel it where something ends the wait, such as a time limit of the test.
+
+        Not after Ctrl-C: the end of the run cancels all jobs, in one command.
+        """
+        try:
+            self.wait()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+
     def result(self, timeout_s: float | None = None) -> R:
         """Wait for its end and give its value, the same object each time.
 

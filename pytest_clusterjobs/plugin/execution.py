@@ -41,6 +41,8 @@ _OF_THIS_PROCESS = {
         "a decorated function that returns the value, and record it here",
     ),
     "cluster_jobs": "decorated functions, and call them here",
+    "mocker": "unittest.mock in the body",
+    "benchmark": "a decorated function, and measure its call here",
 }
 
 
@@ -154,6 +156,12 @@ def refuse_unsupported(item: pytest.Item, known: ClusterItem) -> None:
     unittest: Any = sys.modules.get("unittest")
     if known.function is None or unittest is None:
         return
+    if getattr(known.function.__wrapped__, "is_hypothesis_test", False):
+        pytest.fail(
+            f"{item.nodeid}: @cluster cannot run a test of Hypothesis as a job; leave it undecorated, mark it "
+            "real_world, and call a decorated function from it: a job for each example",
+            pytrace=False,
+        )
     if issubclass(getattr(item, "cls", None) or object, unittest.TestCase):
         pytest.fail(
             f"{item.nodeid}: @cluster cannot run a method of a unittest.TestCase as a job; use a plain class or "
@@ -166,7 +174,7 @@ def refuse_bound(label: str, values: Mapping[str, object]) -> None:
     """Raise `PayloadError` where a fixture would do nothing on the node, or could not be sent there."""
     for name, instead in _OF_THIS_PROCESS.items():
         origin = getattr(values.get(name), "__module__", None) or ""
-        if origin.startswith(("_pytest.", "pytest_clusterjobs.")):  # not a fixture of the user's under the same name
+        if origin.startswith(("_pytest.", "pytest_")):  # not a fixture of the user's under the same name
             raise PayloadError(
                 f"{label}: fixture {name!r} works in the process of pytest, and the body of a decorated test runs in "
                 f"another. Take {instead}; or leave the test undecorated, mark it real_world, and call decorated "
@@ -177,6 +185,7 @@ def refuse_bound(label: str, values: Mapping[str, object]) -> None:
 def finish(job: Job[Any]) -> Any:
     """Wait for a test's job, show what it printed and warned of as if it had happened here, and give its value."""
     __tracebackhide__ = True
+    job.wait_or_cancel()
     job.exception()
     logs = job.logs()
     stderr = logs.stderr

@@ -256,6 +256,54 @@ def test_a_failing_assert_says_as_much_as_one_here(project: pytest.Pytester, opt
     assert told[: len(told) // 2] == told[len(told) // 2 :]
 
 
+def test_a_wait_that_something_else_ends_cancels_its_job(project: pytest.Pytester) -> None:
+    """As after pytest-timeout: the job went on, and the tests after it waited for its cores."""
+    result = run(
+        project,
+        """
+import signal, time
+
+@pytest.fixture
+def limit():
+    def end(number, frame): pytest.fail("too long")
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+@cluster(cores=1)
+def linger(): time.sleep(100)
+
+@pytest.mark.real_world
+def test_call(limit): linger()
+
+@pytest.mark.usefixtures("limit")
+@cluster(cores=1)
+def test_body(): time.sleep(100)
+
+@pytest.mark.real_world
+def test_neither_goes_on():
+    deadline = time.monotonic() + 20
+    while states() != ["CANCELLED", "CANCELLED"]:
+        assert time.monotonic() < deadline, states()
+        time.sleep(0.02)
+
+def states():
+    from pytest_clusterjobs.engine.current import current
+    return [record.state for record in current().records]
+""",
+    )
+    result.assert_outcomes(failed=2, passed=1)
+
+
+def test_a_test_of_hypothesis_is_refused_with_what_to_do(project: pytest.Pytester) -> None:
+    """It could not be sent, for a variable of Hypothesis's own that nobody knows."""
+    source = "def test_given(): pass\ntest_given.is_hypothesis_test = True\ntest_given = cluster(test_given)\n"
+    result = run(project, source)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*@cluster cannot run a test of Hypothesis as a job; leave it undecorated*"])
+
+
 def test_an_own_fixture_with_the_name_of_pytest_s_travels(project: pytest.Pytester) -> None:
     source = "@pytest.fixture\ndef cache(): return {1: 2}\n@cluster\ndef test_own(cache): assert cache == {1: 2}\n"
     run(project, source).assert_outcomes(passed=1)
