@@ -117,7 +117,7 @@ class JobRecord:
     job_id: str
     #: The run that it belongs to.
     run_id: str
-    #: Name given to the scheduler: ``cj-<run8>-<n>-<slug>``.
+    #: Name given to the scheduler: ``cj-<run8>-<n>-<slug>``; before that its label.
     name: str
     #: Name of the backend.
     backend: str

@@ -310,7 +310,7 @@ class Run:
         spec = place.spec_for(spec, self.settings)
         work = dataclasses.replace(work, spec=spec)
         backend = place.name
-        record = JobRecord("", self.run_id, "", backend, spec, "", work.label, test_id=self._test_id)
+        record = JobRecord("", self.run_id, work.label, backend, spec, "", work.label, test_id=self._test_id)
         job: Job[Any] = Job(self, record, is_command=work.function is None)
         if depends_on:
             record.detail = "waits for " + ", ".join(other.record.name for other in depends_on)

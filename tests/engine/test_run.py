@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_clusterjobs.config.settings import Settings
-from pytest_clusterjobs.core.errors import PayloadError, SpecError, UnknownBackendError, UsageError
+from pytest_clusterjobs.core.errors import JobCancelled, PayloadError, SpecError, UnknownBackendError, UsageError
 from pytest_clusterjobs.core.spec import JobSpec, lay_over, make_spec
 from pytest_clusterjobs.core.state import ExitReason, JobState
 from pytest_clusterjobs.engine.run import Run
@@ -141,16 +141,21 @@ def test_waiting_inside_a_batch_submits_it_first(stage: Stage) -> None:
 
 
 def test_batch_that_raises_submits_nothing_and_ends_its_jobs(stage: Stage) -> None:
+    """Its jobs had no name yet, and the error named none."""
+    jobs = []
+
     def gather() -> None:
         with stage.run.gather():
-            stage.command()
+            jobs.append(stage.command())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         gather()
-    [job] = stage.run.records
+    [record] = stage.run.records
     assert stage.backend.submissions == []
-    assert (job.state, job.reason) == (JobState.CANCELLED, ExitReason.CANCELLED)
+    assert (record.state, record.reason) == (JobState.CANCELLED, ExitReason.CANCELLED)
+    with pytest.raises(JobCancelled, match=r"^true was cancelled: the batch was never submitted"):
+        jobs[0].result(0)
     assert stage.command().state is JobState.PENDING
 
 
