@@ -102,6 +102,8 @@ class Ending:
         if count and terminal is not None and not xdist.is_worker(self._session.config):
             with suppress(OSError):  # the terminal may be what has gone
                 terminal.ensure_newline()
+                if self._session.config.get_terminal_writer().width_of_current_line:  # the progress of -q
+                    terminal.line("")
                 terminal.write_line(f"clusterjobs: cancelling {count} unfinished job{'s' if count > 1 else ''} ...")
 
     def _tidy_shared(self) -> None:

@@ -192,7 +192,8 @@ def test_a_handler_of_the_users_is_left_alone(project: pytest.Pytester) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_jobs_that_nobody_waited_for_are_cancelled_and_named(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("options", [[], ["-q"]], ids=["usual", "quiet"])
+def test_jobs_that_nobody_waited_for_are_cancelled_and_named(project: pytest.Pytester, options: list[str]) -> None:
     project.makepyfile(
         """
         import time
@@ -204,7 +205,7 @@ def test_jobs_that_nobody_waited_for_are_cancelled_and_named(project: pytest.Pyt
         def test_leaves(): linger.submit()
         """
     )
-    result = project.runpytest_inprocess("--cluster-keep=never")
+    result = project.runpytest_inprocess("--cluster-keep=never", *options)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         ["clusterjobs: cancelling 1 unfinished job ...", "local: 1 ran; 1 job*", "cancelled at the end: cj-*-1-linger"]
