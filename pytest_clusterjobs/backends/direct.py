@@ -131,7 +131,7 @@ def refuse_impossible(submission: Submission, backend: str, cores: int, memory_b
         ),
     ):
         if asked:
-            raise SubmitError(f"{submission.name} asks for {asked}, and there is {there_is}", backend)
+            raise SubmitError(f"{submission.name} asks for {asked}; available: {there_is}", backend)
 
 
 def held_to(spec: JobSpec) -> Resources:

@@ -138,7 +138,7 @@ def test_memory_of_a_jobs_children_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "asked", "there_is"),
     [
-        ({"cores": CORES + 1}, f"cores={CORES + 1}", f"{CORES} usable cores"),
+        ({"cores": CORES + 1}, f"cores={CORES + 1}", f"available: {CORES} usable cores"),
         ({"gpus": 1}, "gpus=1", "no GPUs"),
         ({"nodes": 2}, "nodes=2", "one node"),
         ({"memory": "900TB"}, "memory=900 TiB", "GiB"),
