@@ -37,7 +37,7 @@ _HOW = {
     ExitReason.DEPENDENCY_FAILED: "was not started, because a job that it depends on did not complete",
     ExitReason.SUBMIT_REFUSED: "was refused by the scheduler",
     ExitReason.ENVIRONMENT_MISMATCH: "could not run in the node's environment",
-    ExitReason.RESULT_UNPICKLABLE: "returned something that cannot be pickled",
+    ExitReason.RESULT_UNPICKLABLE: "has no value to send back",
     ExitReason.LOST: "is lost: no source says how it ended",
 }
 
