@@ -103,8 +103,10 @@ def perform(order: "Dict[str, Any]", directory: str) -> "Tuple[Dict[str, Any], S
     if wanted != here:
         return refused(
             "environment",
-            "the job was packed by Python {}.{} and the node runs Python {} ({}); pickles of functions do not cross "
-            "minor versions".format(wanted[0], wanted[1], sys.version.split()[0], sys.executable),
+            "the job was packed by Python {0}.{1} and the node runs Python {2} ({3}); pickles of functions cross no "
+            "minor versions: name one of the nodes' {0}.{1} in the key python of the profile".format(
+                wanted[0], wanted[1], sys.version.split()[0], sys.executable
+            ),
         )
     try:
         packing.use_cloudpickle_of(os.path.join(directory, order["lib"]))

@@ -112,6 +112,7 @@ def test_other_python_is_refused_with_both_versions_and_no_crash(node: Node, ver
     assert (finished.code, finished.header["outcome"], finished.header["why"]) == (97, "refused", "environment")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert re.search(rf"packed by Python {here} and the node runs Python {version}\.\d+", finished.header["text"])
+    assert f"name one of the nodes' {here} in the key python of the profile" in finished.header["text"]
     assert "Traceback" not in finished.stderr
 
 
