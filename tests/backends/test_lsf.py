@@ -12,7 +12,8 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,6 +50,7 @@ from pytest_clusterjobs.transports.base import CommandResult
 from pytest_clusterjobs.transports.local import LocalTransport
 from tests.backends import spoken
 from tests.backends.spoken import NAME, directives_of
+from tests.watching import wait_for
 
 DATA = Path(__file__).parent / "data" / "lsf"
 
@@ -196,6 +198,25 @@ def test_script_is_bash_without_a_syntax_error() -> None:
         subprocess.run(["bash", "-n"], input=backend().render_script(made), text=True, check=True)
 
 
+@contextmanager
+def running(folder: Path, runner: str, patience_s: str = "10") -> Iterator[subprocess.Popen[bytes]]:
+    """Have the script run a runner that touches ``up`` when it is ready; give the script's process."""
+    (folder / "runner").write_text(runner)
+    (folder / "environment.sh").touch()
+    made = replace(
+        submission(str(folder)),
+        runner=str(folder / "runner"),
+        python="/bin/bash",
+        markers=(str(folder / "mark"),),
+    )
+    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
+    assert text.count("sleep 10 ") == 1
+    text = text.replace("sleep 10 ", f"sleep {patience_s} ")
+    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=folder) as process:
+        wait_for((folder / "up").exists, "the runner to be up", 10)
+        yield process
+
+
 @pytest.mark.parametrize(
     ("sent", "exit_code", "mark"), [(signal.SIGINT, 7, "7"), (signal.SIGTERM, 7, "7"), (signal.SIGUSR2, 140, "143")]
 )
@@ -206,16 +227,8 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
 
     At the run limit it is USR2, which to the engine says nothing of a limit: by 143 it asks LSF; to LSF 140 stays 140.
     """
-    runner = tmp_path / "runner"
-    runner.write_text("trap 'echo TERM; exit 7' TERM\ntouch up\nwhile :; do sleep 0.01; done\n")
-    (tmp_path / "environment.sh").touch()
-    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
-    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
-    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "up").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+    runner = "trap 'echo TERM; exit 7' TERM\ntouch up\nwhile :; do sleep 0.01; done\n"
+    with running(tmp_path, runner) as process:
         process.send_signal(sent)
         assert process.wait(10) == exit_code
     assert (tmp_path / "mark").read_text() == mark
@@ -224,38 +237,19 @@ def test_what_bkill_and_the_run_limit_send_ends_the_job_at_once(
 
 def test_job_that_ignores_sigterm_at_its_run_limit_is_killed_soon(tmp_path: Path) -> None:
     """LSF itself would do it ten minutes later."""
-    runner = tmp_path / "runner"
-    runner.write_text("trap '' TERM\ntouch up\nwhile :; do sleep 0.01; done\n")
-    (tmp_path / "environment.sh").touch()
-    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
-    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ")
-    assert text.count("sleep 10 ") == 1
-    text = text.replace("sleep 10 ", "sleep 0.5 ")
-    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "up").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+    with running(tmp_path, "trap '' TERM\ntouch up\nwhile :; do sleep 0.01; done\n", "0.5") as process:
         process.send_signal(signal.SIGUSR2)
         assert process.wait(10) == 140
     assert (tmp_path / "mark").read_text() == "143"
 
 
 def test_job_that_ends_at_its_run_limit_leaves_nobody_who_would_kill_it(tmp_path: Path) -> None:
-    (tmp_path / "environment.sh").touch()
-    runner = tmp_path / "runner"
-    runner.write_text("touch up\nwhile :; do sleep 0.01; done\n")
-    made = replace(submission(str(tmp_path)), runner=str(runner), python="/bin/bash", markers=(str(tmp_path / "mark"),))
-    text = backend().render_script(made).replace("/bin/bash -u ", "/bin/bash ").replace("sleep 10 ", "sleep 9.8765 ")
-    with subprocess.Popen(["bash", "-c", text], env={**os.environ, "LSB_JOBID": "7"}, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "up").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+    patience_s = f"98.{os.getpid()}"
+    with running(tmp_path, "touch up\nwhile :; do sleep 0.01; done\n", patience_s) as process:
         process.send_signal(signal.SIGUSR2)
-        assert process.wait(8) == 140
-    found = subprocess.run(["pgrep", "-f", "^sleep 9.8765"], capture_output=True, text=True, check=False)
-    assert found.stdout == ""
+        assert process.wait(10) == 140
+    search = ["pgrep", "-f", f"^sleep {patience_s}"]
+    wait_for(lambda: not subprocess.run(search, capture_output=True, check=False).stdout, "the sleep to end", 10)
 
 
 def test_process_that_has_left_the_job_s_session_ends_with_the_job_and_jobs_of_the_job_do_not(tmp_path: Path) -> None:
