@@ -134,6 +134,7 @@ class Execution:
                 label=pyfuncitem.originalname,
                 names={name: _origin(pyfuncitem, name) for name in values},
             )
+            wait_for(job, function)
             value = finish(job)
         except ClusterJobsError as error:
             # Nothing of the body was run, or nothing is known of where it was: the report shows the test's head.
@@ -182,10 +183,18 @@ def refuse_bound(label: str, values: Mapping[str, object]) -> None:
             )
 
 
-def finish(job: Job[Any]) -> Any:
-    """Wait for a test's job, show what it printed and warned of as if it had happened here, and give its value."""
+def wait_for(job: Job[Any], function: Any) -> None:
+    """Wait for a test's job; what ends the wait, such as pytest-timeout, cancels it and points to the test's head."""
     __tracebackhide__ = True
-    job.wait_or_cancel()
+    try:
+        job.wait_or_cancel()
+    except pytest.fail.Exception as error:
+        raise error.with_traceback(head_of(function)) from None
+
+
+def finish(job: Job[Any]) -> Any:
+    """Show what a test's job printed and warned of as if it had happened here, and give its value."""
+    __tracebackhide__ = True
     job.exception()
     logs = job.logs()
     stderr = logs.stderr

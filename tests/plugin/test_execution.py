@@ -294,6 +294,7 @@ def states():
 """,
     )
     result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines([">   def test_body(): time.sleep(100)", "E   Failed: too long"])
 
 
 def test_a_test_of_hypothesis_is_refused_with_what_to_do(project: pytest.Pytester) -> None:
