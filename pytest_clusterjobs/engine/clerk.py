@@ -321,13 +321,15 @@ class Clerk:
             return
         self._last_query = now
         asked_at, found = answer
+        known_at = asked_at - self._backend.answers_age_s
         for tracked in self._run.ledger.unfinished(self._backend):
             if tracked.accepted is not None and tracked.accepted < asked_at:
                 queued = found.get(tracked.job.native_id)
                 if queued is not None:
                     tracked.job.record.seen_as = queued.name
-                status = None if queued is None else queued.status
-                self._judge(tracked, status, now, asked_at - self._backend.answers_age_s)
+                elif tracked.accepted > known_at and not (tracked.unexplained_since or tracked.cancel_reason):
+                    continue  # it may be too new to be shown
+                self._judge(tracked, None if queued is None else queued.status, now, known_at)
 
     def _note_outage(self, error: ClusterJobsError) -> None:
         self._run.ledger.note_problem(f"{self._backend.name} does not answer; no job's state is changed: {error.brief}")

@@ -275,6 +275,19 @@ def test_start_is_not_taken_back_by_an_answer_from_an_old_copy(stage: Stage) -> 
     assert (job.state, job.metrics.restarts) == (JobState.PENDING, 1)
 
 
+def test_job_that_is_in_no_old_copy_yet_is_not_asked_about_by_itself(stage: Stage) -> None:
+    """Each would have cost two more commands a second."""
+    stage.backend.answers_age_s = 10.0
+    job = stage.command()
+    shown = stage.backend.queue.pop(job.native_id)
+    stage.pass_time(9)
+    assert stage.backend.queries
+    assert stage.backend.explained == []
+    stage.backend.queue[job.native_id] = shown
+    stage.pass_time(10)
+    assert (job.state, stage.backend.explained) == (JobState.PENDING, [])
+
+
 def test_question_before_a_submission_that_nobody_answers_in_time_refuses_no_job(stage: Stage) -> None:
     """A backend may ask for the largest host first; what it raises of the submission itself is another error."""
     stage.backend.errors.append(CommandTimeout("bhosts did not answer within 30 s", "scripted"))
