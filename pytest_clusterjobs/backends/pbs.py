@@ -169,7 +169,11 @@ class PbsBackend(BatchBackend):
             nodes.gpus,
             parse_queues(queues, server.get("default_queue", "")),
             self._array_limit,
-            "" if server.get("scheduling") == "True" else "scheduling is off: no job starts",
+            "scheduling is off: no job starts"
+            if server.get("scheduling") != "True"
+            else ""
+            if nodes.up
+            else "no node is up: no job starts",
         )
 
     def _server(self, text: str) -> dict[str, str]:

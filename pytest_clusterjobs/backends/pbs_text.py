@@ -226,6 +226,8 @@ class Nodes(NamedTuple):
 
     #: How many there are, those that are down too.
     total: int
+    #: How many are up.
+    up: int
     #: Cores of the largest that is up, or None.
     cores: int | None
     #: GPUs of all that are up, or None where no node tells.
@@ -241,7 +243,7 @@ def parse_nodes(text: str) -> Nodes:
     there = [entry.attributes for entry in entries if not _NOT_UP.search(entry.attributes.get("state", ""))]
     cores = [int(found) for node in there if (found := node.get("resources_available.ncpus", "")).isdigit()]
     gpus = [int(found) for node in there if (found := node.get("resources_available.ngpus", "")).isdigit()]
-    return Nodes(len(entries), max(cores, default=None), sum(gpus) if gpus else None)
+    return Nodes(len(entries), len(there), max(cores, default=None), sum(gpus) if gpus else None)
 
 
 def parse_version(text: str) -> str:

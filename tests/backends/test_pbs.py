@@ -805,10 +805,15 @@ def test_server_that_schedules_nothing_is_told() -> None:
     assert "no job starts" in backend(qstat_B_f=(0, text, "")).check().detail
 
 
+def test_site_none_of_whose_nodes_is_up_is_told() -> None:
+    assert "no node is up" in backend(pbsnodes_a=answer_of(recorded("16-node-down/04"))).check().detail
+    assert backend().check().detail == ""
+
+
 def test_node_that_is_down_counts_and_offers_nothing() -> None:
     down, free = recorded("16-node-down/04").stdout, recorded("00-version/09").stdout
-    assert parse_nodes(down) == (1, None, None)
-    assert parse_nodes(down.replace("pbsrig\n", "other\n", 1) + free) == (2, 4, None)
+    assert parse_nodes(down) == (1, 0, None, None)
+    assert parse_nodes(down.replace("pbsrig\n", "other\n", 1) + free) == (2, 1, 4, None)
     with_gpus = free.replace(
         "     resources_available.vnode", "     resources_available.ngpus = 2\n     resources_available.vnode"
     )
