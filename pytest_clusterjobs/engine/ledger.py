@@ -138,6 +138,10 @@ class Ledger:
         if status.state.is_terminal:
             tracked.end_word = status.native_word
         if not keep_state:
+            if status.state is not JobState.RUNNING:
+                tracked.said_running = None
+            elif tracked.said_running is None:
+                tracked.said_running = self._clock()
             record.detail = status.detail
             if not (status.state is JobState.PENDING and tracked.started is not None):
                 record.enter(status.state, status.native_word)

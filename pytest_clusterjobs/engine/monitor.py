@@ -27,6 +27,8 @@ _GROWTH = 0.03  # of the time since something last happened, so that a mark is s
 # Signals that a scheduler sends; what ended the job then is the scheduler's to say. 128 + HUP, INT, KILL, TERM, XCPU.
 _SCHEDULER_SIGNALS = frozenset({129, 130, 137, 143, 152})
 
+_UNSEEN = "; the scheduler says that it runs, and nothing else does"
+
 _EXIT_MODULE = 96  # of a job's script, when a module cannot be loaded
 _EXITS_CANNOT_RUN = (126, 127)  # of a shell, for a program that is not there or cannot be run (POSIX, 2.8.2)
 
@@ -159,16 +161,22 @@ class Monitor:
             if is_orphaned:
                 self._run.cancel_tracked(tracked, ExitReason.CANCELLED, "the pytest that started this worker has died")
                 continue
-            if tracked.started is not None:
-                limit = settings.timeout_s if spec.timeout_s is None else spec.timeout_s
-                if limit is not None and now - tracked.started > limit:
-                    self._run.cancel_tracked(tracked, ExitReason.RUN_TIMEOUT, f"timeout of {limit:g} s")
-            else:
+            limit = settings.timeout_s if spec.timeout_s is None else spec.timeout_s
+            if limit is not None and (began := self._began(tracked)) is not None and now - began > limit:
+                detail = f"timeout of {limit:g} s" + (_UNSEEN if tracked.started is None else "")
+                self._run.cancel_tracked(tracked, ExitReason.RUN_TIMEOUT, detail)
+            if tracked.started is None:
                 limit = settings.queue_timeout_s if spec.queue_timeout_s is None else spec.queue_timeout_s
                 if limit is not None and now - tracked.waits_since > limit:
                     why = tracked.job.record.detail
                     detail = f"queue_timeout of {limit:g} s" + (f", it waited for: {why}" if why else "")
                     self._run.cancel_tracked(tracked, ExitReason.QUEUE_TIMEOUT, detail)
+
+    def _began(self, tracked: Tracked) -> float | None:
+        """Give when a job started; what a hung node says nothing of counts from later: it may be booting."""
+        if tracked.started is None and tracked.said_running is not None:
+            return tracked.said_running + self._run.lost_after_s(tracked.backend)
+        return tracked.started
 
 
 def by_exit_code(tracked: Tracked, code: int) -> verdict.Verdict:

@@ -22,6 +22,8 @@ class Tracked:
     accepted: float | None = None
     #: When it was seen to have started.
     started: float | None = None
+    #: Since when the scheduler says that it runs.
+    said_running: float | None = None
     #: From when its wait in the queue counts.
     waits_since: float = 0.0
     #: Why we cancelled it, or None.

@@ -201,6 +201,32 @@ def test_command_ended_by_our_cancel_is_cancelled_though_its_envelope_says_signa
     assert (job.state, job.reason) == (JobState.CANCELLED, ExitReason.CANCELLED)
 
 
+def test_job_that_runs_for_the_scheduler_alone_has_a_limit_too(stage: Stage) -> None:
+    """On a node that hangs it ran without an end: nothing told of its start, from which its timeout counts."""
+    stage.open(lost_after_s=30)
+    job = stage.call(timeout=100)
+    stage.backend.says(job.native_id, RUNNING)
+    stage.backend.obeys = False
+    stage.pass_time(120)
+    assert stage.backend.cancels == []
+    stage.pass_time(40)
+    assert stage.backend.cancels == [[job.native_id]]
+    stage.pass_time(120)
+    with pytest.raises(JobTimeout, match=r"timeout of 100 s; the scheduler says that it runs, and nothing else does"):
+        job.result(0)
+
+
+def test_time_in_which_the_scheduler_alone_says_running_does_not_count_once_it_is_back_in_the_queue(
+    stage: Stage,
+) -> None:
+    stage.open(lost_after_s=30)
+    job = stage.call(timeout=100)
+    for status in (RUNNING, PENDING, RUNNING):
+        stage.backend.says(job.native_id, status)
+        stage.pass_time(90)
+    assert stage.backend.cancels == []
+
+
 # ---------------------------------------------------------------- schedulers that announce changes
 
 
