@@ -453,7 +453,9 @@ def test_states_are_watched_to_the_end(run: Run, validator: ClusterJobValidator)
     job = run.submit_command("sleep 0.3", make_spec())
     result = validator.monitor(job, timeout_s=30)
     assert result.check("states").observed == "PENDING > RUNNING > COMPLETED"
-    assert [each.native_word for each in result.history] == ["PENDING", "RUNNING", "EXITED"]
+    first, *others = [each.native_word for each in result.history]
+    assert first in ("", "PENDING")  # it may have started before the scheduler was asked
+    assert others == ["RUNNING", "EXITED"]
     assert [each.at for each in result.history] == sorted(each.at for each in result.history)
 
 
