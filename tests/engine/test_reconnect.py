@@ -396,7 +396,7 @@ def test_run_that_is_removed_meanwhile_is_said_to_be_gone(stage: Stage) -> None:
         with store.locked("owner"):
             late = pool.submit(reconnect, run, DEAD)
             wait_for(lambda: waiting_for_locks() == 1)
-            store.transport.remove(store.run_file)  # first: who waits may have a lock of its own once the old one is gone
+            store.transport.remove(store.run_file)  # first: the lock goes with the directory
             store.transport.remove(store.root)
         with pytest.raises(StoreError, match="gone"):
             late.result(30)

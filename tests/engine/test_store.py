@@ -50,9 +50,7 @@ def test_what_the_nodes_need_and_cannot_be_copied_is_told_with_what_to_do_each_t
     file.parent.mkdir(parents=True)
     file.symlink_to(tmp_path / "nowhere" / "file")
     for _ in range(2):
-        with pytest.raises(
-            StoreError, match=rf"cannot write to {made.root}: .*No such file.*; name another work"
-        ):
+        with pytest.raises(StoreError, match=rf"cannot write to {made.root}: .*No such file.*; name another work"):
             made.open()
 
 
