@@ -162,6 +162,8 @@ class PbsBackend(BatchBackend):
             )
         queues = self.run_for_check(["qstat", "-Q", "-f"], "cannot read the queues")
         nodes = parse_nodes(self.run_for_check(["pbsnodes", "-a"], "cannot read the nodes"))
+        off = server.get("scheduling") != "True"
+        idle = [*(["scheduling is off"] if off else []), *([] if nodes.up else ["no node is up"])]
         return BackendInfo(
             f"pbs {self._version}",
             nodes.total,
@@ -169,11 +171,7 @@ class PbsBackend(BatchBackend):
             nodes.gpus,
             parse_queues(queues, server.get("default_queue", "")),
             self._array_limit,
-            "scheduling is off: no job starts"
-            if server.get("scheduling") != "True"
-            else ""
-            if nodes.up
-            else "no node is up: no job starts",
+            f"{' and '.join(idle)}: no job starts" if idle else "",
         )
 
     def _server(self, text: str) -> dict[str, str]:
