@@ -203,6 +203,8 @@ class Backend(ABC):
     option_names: ClassVar[frozenset[str]] = frozenset()
     #: The variable that names its hosts, with commas, where no profile does. A backend that has one may have several.
     host_variable: ClassVar[str | None] = None
+    #: True: a profile may name the host that it is spoken to on.
+    can_be_far: ClassVar[bool] = True
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:
         self.transport = transport

@@ -69,6 +69,7 @@ class KubernetesBackend(Backend):
     )
     has_push: ClassVar[bool] = True
     shares_files: ClassVar[bool] = False
+    can_be_far: ClassVar[bool] = False
     option_names: ClassVar[frozenset[str]] = OPTION_NAMES
 
     def __init__(self, transport: Transport, settings: BackendSettings) -> None:

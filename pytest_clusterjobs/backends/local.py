@@ -81,6 +81,7 @@ class LocalBackend(Backend):
     """
 
     name: ClassVar[str] = "local"
+    can_be_far: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = direct.CAPABILITIES
     has_push: ClassVar[bool] = True
 

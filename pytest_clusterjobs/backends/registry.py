@@ -86,6 +86,16 @@ def host_variable(name: str) -> str | None:
     return getattr(_factory(require(name)), "host_variable", None)
 
 
+def can_be_far(name: str) -> bool:
+    """Tell whether a backend can be spoken to on another machine.
+
+    Raises:
+        UnknownBackendError: There is none of that name.
+        ConfigError: A distribution announces it and it cannot be loaded.
+    """
+    return bool(getattr(_factory(require(name)), "can_be_far", True))
+
+
 def _factory(name: str) -> BackendFactory:
     if name in _registered:
         return _registered[name]

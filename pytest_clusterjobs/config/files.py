@@ -20,6 +20,8 @@ VARIABLE = "CLUSTERJOBS_CONFIG"
 #: Where something stands in a file: keys, and numbers of list elements.
 KeyPath = tuple[str | int, ...]
 
+_TEXT = "tag:yaml.org,2002:str"
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -148,7 +150,15 @@ def _text_of(path: str) -> str:
 def _read_yaml(path: str, text: str) -> Document:
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    class Loader(yaml.SafeLoader):
+        """Leaves out YAML 1.1's numbers of base 60: 1:30 would be 90, and is no duration of ours; 1:30:00 is one."""
+
+        def resolve(self, kind: type[Any], value: Any, implicit: Any) -> str:
+            tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # types-PyYAML has none
+            is_base_60 = kind is yaml.ScalarNode and ":" in value and tag.endswith((":int", ":float"))
+            return _TEXT if is_base_60 else tag
+
+    loader = Loader(text)
     try:
         node = loader.get_single_node()
         data = None if node is None else loader.construct_document(node)
@@ -183,7 +193,7 @@ def _walk(file: str, node: Any, path: KeyPath, lines: dict[KeyPath, int], seen: 
     for key, value in node.value:
         line, name = key.start_mark.line + 1, str(key.value)
         inner: KeyPath = (*path, name)
-        if key.tag != "tag:yaml.org,2002:str":
+        if key.tag != _TEXT:
             yield f"{file}:{line}: {dotted(inner)}: a key must be a text; quote it"
         if name in own:
             yield f"{file}:{line}: {dotted(inner)}: is there already, in line {own[name]}"

@@ -35,7 +35,7 @@ def open_backend(place: Place, settings: Settings, run_name: str = "") -> Backen
 
     Raises:
         UnknownBackendError: There is none of that name.
-        ConfigError: It has several hosts, and the backend is spoken to at one.
+        ConfigError: It has several hosts, and the backend is spoken to at one; or one, and it is spoken to from here.
     """
     ways = _ways(place)
     transport: Transport = ways[0] if ways else LocalTransport()
@@ -63,6 +63,11 @@ def refuse_other(place: Place, settings: Settings) -> None:
 
 
 def _ways(place: Place) -> tuple[FarTransport, ...]:
+    if place.host and not registry.can_be_far(place.backend):
+        raise ConfigError(
+            f"{place.name}: the backend {place.backend} is spoken to from here alone, and host names "
+            f"{', '.join(place.host)}; the backend ssh runs jobs on hosts as they are"
+        )
     variable = registry.host_variable(place.backend)
     if variable is None and len(place.host) > 1:
         raise ConfigError(

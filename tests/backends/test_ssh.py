@@ -369,6 +369,12 @@ class TestOptions:
         ):
             open_backend(Place("site", "slurm", host=("a", "b")), Settings())
 
+    @pytest.mark.parametrize("backend", ["local", "kubernetes"])
+    def test_host_is_refused_where_nobody_would_go_there(self, backend: str) -> None:
+        """Jobs ran here, and nothing was said."""
+        with pytest.raises(ConfigError, match=rf"site: the backend {backend} is spoken to from here alone.*names a;"):
+            open_backend(Place("site", backend, host=("a",)), Settings())
+
     @pytest.mark.parametrize(
         ("text", "slots"), [("", {}), ("4", {"a": 4, "b": 4}), ("a=1 b=2", {"a": 1, "b": 2}), ("b=3", {"b": 3})]
     )

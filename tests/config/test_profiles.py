@@ -129,6 +129,13 @@ def test_file_that_says_nothing_is_right(project: Path, text: str) -> None:
 # ---------------------------------------------------------------- what it says
 
 
+def test_clock_without_quotes_is_what_it_is_with_them(project: Path) -> None:
+    """YAML 1.1 has numbers of base 60: 1:30 was 90 seconds."""
+    assert written(project, "defaults: {time: 1:30:00}").settings("local")["time"].value == "1:30:00"
+    assert written(project, "defaults: {env: {FROM: 1:30}}").settings("local")["env.FROM"].value == "1:30"
+    assert "no duration" in complaints(project, "defaults: {time: 1:30}")[0]
+
+
 WHOLE = """\
 profiles:
   whole:
