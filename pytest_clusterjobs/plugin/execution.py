@@ -41,6 +41,7 @@ _OF_THIS_PROCESS = {
         "a decorated function that returns the value, and record it here",
     ),
     "cluster_jobs": "decorated functions, and call them here",
+    "subtests": "pytest.mark.parametrize, which makes a job of each",
     "mocker": "unittest.mock in the body",
     "benchmark": "a decorated function, and measure its call here",
 }

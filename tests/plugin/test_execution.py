@@ -161,6 +161,11 @@ def test_parameter(handle): pass
         ("record_property", "a decorated function that returns the value"),
         ("cluster_performance", "a decorated function that returns the value"),
         ("cluster_jobs", "decorated functions, and call them here"),
+        pytest.param(
+            "subtests",
+            "pytest.mark.parametrize",
+            marks=pytest.mark.skipif(pytest.version_tuple < (9,), reason="new in 9"),
+        ),
     ],
 )
 def test_a_fixture_that_acts_on_this_process_is_refused_with_what_to_take_instead(
