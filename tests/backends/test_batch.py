@@ -224,15 +224,16 @@ def test_signal_for_the_script_reaches_the_job_and_its_end_decides(tmp_path: Pat
     assert paper.mark.read_text() == "8"
 
 
-def test_signal_that_the_job_ignores_ends_nothing(tmp_path: Path) -> None:
+def test_signal_that_the_job_survives_ends_nothing(tmp_path: Path) -> None:
     """Elsewhere the wrapper reported the end of a job that lived on."""
-    runner = "trap '' TERM XCPU; echo up; until [ -e \"$1/go\" ]; do sleep 0.01; done; exit 3"
+    runner = "trap 'echo term' TERM; trap 'echo cpu' XCPU; echo up; until [ -e \"$1/go\" ]; do sleep 0.05; done; exit 3"
     paper = Paper(tmp_path, runner)
     process = paper.start()
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGXCPU)
+    for number, word in ((signal.SIGTERM, "term\n"), (signal.SIGXCPU, "cpu\n")):
+        process.send_signal(number)
+        assert process.stdout.readline() == word
     assert not paper.mark.exists()
     (paper.directory / "go").touch()
     process.communicate(timeout=10)
