@@ -21,7 +21,7 @@ from pytest_clusterjobs.testing.fakes import fake_lsf
 from pytest_clusterjobs.testing.fakes.lsf.cluster import VERSIONS, user_name
 from pytest_clusterjobs.testing.fakes.place import FakePlace
 from tests import watching
-from tests.backends.test_lsf import recorded
+from tests.backends.lsf_bench import recorded
 
 wait_for = partial(watching.wait_for, within_s=60)
 MOMENT = r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d"
