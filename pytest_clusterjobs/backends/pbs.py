@@ -341,12 +341,15 @@ class PbsBackend(BatchBackend):
         if element := re.match(r"\d+\[(\d+)\]", native_id):
             contract["PBS_ARRAY_INDEX"] = Expectation(element[1], source=manual)
         if spec.partition is not None:
-            contract["PBS_QUEUE"] = Expectation(spec.partition.partition("@")[0], source=manual)
+            # Not PBS_QUEUE: that is where a routing queue has handed it to.
+            contract["PBS_O_QUEUE"] = Expectation(spec.partition.partition("@")[0], source=manual)
         return {**super().expected_environment(native_id, name, spec), **contract}
 
     def told_resources(self, environment: Mapping[str, str]) -> Resources:
         cores = environment.get("NCPUS", "")
-        return Resources(int(cores) if cores.isdigit() else None, partition=environment.get("PBS_QUEUE"))
+        queue = environment.get("PBS_QUEUE")
+        is_routed = environment.get("PBS_O_QUEUE", queue) != queue
+        return Resources(int(cores) if cores.isdigit() else None, partition=None if is_routed else queue)
 
     def explain_sources(self) -> tuple[str, ...]:
         return ("qstat -x -f", _LOG)

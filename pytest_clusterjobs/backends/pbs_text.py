@@ -120,8 +120,14 @@ def counted_resources(job: Mapping[str, str]) -> Resources:
         gpus=None if count["ngpus"] is None else count["ngpus"] // nodes,
         nodes=count["nodect"],
         time_limit_s=parse_duration(limit) if re.fullmatch(r"\d+:\d\d:\d\d", limit) else None,
-        partition=job.get("queue", "").strip() or None,
+        partition=_queue(job.get("queue", "").strip(), job.get("Variable_List", "")),
     )
+
+
+def _queue(now: str, variables: str) -> str | None:
+    """Give the queue that a job was given to; None where a routing queue has handed it on (qmgr(8B), queue_type)."""
+    submitted_to = re.search(r"(?:^|,)PBS_O_QUEUE=([^,]*)", variables)
+    return now if now and (submitted_to is None or submitted_to[1] == now) else None
 
 
 def _status_of(job: Mapping[str, str]) -> JobStatus:

@@ -43,12 +43,12 @@ def test_pbs_promises_a_line_for_each_core_of_each_node() -> None:
         "CLUSTERJOBS_NATIVE_ID": "7.server",
         "PBS_JOBID": "7.server",
         "PBS_JOBNAME": "cj-x",
-        "PBS_QUEUE": "batch",
+        "PBS_O_QUEUE": "batch",
         "NCPUS": "2",
     }
     contract = backend("pbs").expected_environment("7.server", "cj-x", make_spec(cores=2, nodes=3))
     assert contract["PBS_NODEFILE"].lines == 6
-    assert "PBS_QUEUE" not in contract
+    assert "PBS_O_QUEUE" not in contract
 
 
 def test_pbs_promises_an_element_its_index() -> None:
@@ -89,6 +89,8 @@ def test_lsf_promises_slots_on_each_host() -> None:
     ("name", "told", "resources"),
     [
         ("pbs", {"NCPUS": "4", "PBS_QUEUE": "workq"}, Resources(4, partition="workq")),
+        ("pbs", {"NCPUS": "4", "PBS_QUEUE": "workq", "PBS_O_QUEUE": "workq"}, Resources(4, partition="workq")),
+        ("pbs", {"NCPUS": "4", "PBS_QUEUE": "workq", "PBS_O_QUEUE": "route"}, Resources(4)),
         ("pbs", {"NCPUS": "many"}, Resources()),
         ("lsf", {"LSB_MCPU_HOSTS": "a 2 b 2 ", "LSB_QUEUE": "normal"}, Resources(2, nodes=2, partition="normal")),
         ("lsf", {"LSB_MCPU_HOSTS": "a"}, Resources()),

@@ -17,6 +17,7 @@ from pytest_clusterjobs.backends.base import BackendSettings
 from pytest_clusterjobs.backends.pbs import PbsBackend, array_of
 from pytest_clusterjobs.backends.pbs_text import (
     STATES,
+    counted_resources,
     is_at_least,
     parse_entries,
     parse_nodes,
@@ -396,6 +397,13 @@ def test_newline_in_a_value_begins_no_job_and_hides_no_end() -> None:
         (entry,) = parse_entries(text.replace("nl\nhere", odd))
         assert (entry.name, entry.attributes["job_state"]) == ("56.pbsrig", "H")
         assert entry.attributes["Submit_Host"] == "pbsrig"
+
+
+def test_queue_that_a_routing_queue_has_chosen_is_not_held_against_the_one_asked_for() -> None:
+    job = {"queue": "workq", "Variable_List": "PBS_O_HOME=/home/me,PBS_O_QUEUE=workq,PBS_O_HOST=login"}
+    assert counted_resources(job).partition == "workq"
+    assert counted_resources({**job, "queue": "short"}).partition is None
+    assert counted_resources({"queue": "workq"}).partition == "workq"
 
 
 def test_attribute_with_a_hyphen_is_none_of_the_value_before_it() -> None:
