@@ -248,6 +248,11 @@ class LsfBackend(BatchBackend):
         spec, count = submission.spec, len(submission.directories)
         if spec.qos is not None:
             raise SubmitError(f"cannot ask for qos={spec.qos!r}: LSF has none; write extra_directives", self.name)
+        if line := next((line for line in (*spec.prologue, *spec.epilogue) if line.startswith("#BSUB")), None):
+            # bsub looks for them in all of its standard input, not in the script's head alone.
+            raise SubmitError(
+                f"{line!r} of prologue or epilogue would be a directive; write extra_directives", self.name
+            )
         if count > 1 and count > self.array_limit():
             raise SubmitError(f"an array of {count} jobs, and the site allows {self.array_limit()}", self.name)
         self._refuse_what_no_host_holds(spec)

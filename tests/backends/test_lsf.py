@@ -418,6 +418,13 @@ def test_sizes_of_memory_are_read_in_every_unit() -> None:
     assert parse_memory_sizes(rows) == [int(251.5 * 2**30), int(1.5 * 2**40), 512 * 2**10]
 
 
+@pytest.mark.parametrize("where", ["prologue", "epilogue"])
+def test_line_that_bsub_would_take_for_a_directive_is_refused(where: str) -> None:
+    lines: dict[str, Any] = {where: ["# a comment", "#BSUB -q other"]}
+    with pytest.raises(SubmitError, match=r"'#BSUB -q other' of prologue or epilogue.*write extra_directives"):
+        backend().submit(submission(**lines))
+
+
 def test_quality_of_service_is_refused() -> None:
     with pytest.raises(SubmitError, match="qos='high': LSF has none"):
         backend().submit(submission(qos="high"))
