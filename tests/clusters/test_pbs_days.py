@@ -336,6 +336,7 @@ def test_cancel_of_an_array_of_which_some_have_ended_takes_the_others(run: Run) 
     assert [job.state for job in jobs] == [JobState.COMPLETED, JobState.CANCELLED, JobState.CANCELLED]
 
 
+@with_settings(login_shell=True)
 def test_what_the_login_shell_does_before_a_job_changes_nothing_in_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,7 +179,8 @@ def admit(queue: Queue, request: Request, user: str, directory: str) -> str:
     if allowed is not None and sum(1 for job in queue.jobs() if job.state != ENDED) >= allowed:
         raise Refusal(38, "qsub: would exceed complex's per-user limit\n")
     number = queue.next_number()
-    facts.update(queue=name, user=user, ctime=time.time(), **_facts(request, number, user))
+    is_login = bool(queue.setting("login_shell", False))
+    facts.update(queue=name, user=user, ctime=time.time(), is_login=is_login, **_facts(request, number, user))
     elements = [None] if numbers is None else numbers
     if "d" in facts["keep"] and not all(_is_writable(facts["paths"]["o"], element) for element in elements):
         facts["hold"] = "s"  # that of a server that has tried to start it 20 times
@@ -344,7 +345,7 @@ def _job(
         number=number,
         element=element,
         name=facts["name"],
-        argv=_argv(request, number, directory),
+        argv=_argv(request, number, directory, is_login=facts["is_login"]),
         environment=environment,
         cwd=home if os.path.isdir(home) else "/",
         stdout=stdout,
@@ -358,7 +359,7 @@ def _job(
     )
 
 
-def _argv(request: Request, number: int, directory: str) -> list[str]:
+def _argv(request: Request, number: int, directory: str, *, is_login: bool) -> list[str]:
     if request.command:
         # The execution daemon says 254 of what cannot be executed.
         is_there = os.access(request.command[0], os.X_OK)
@@ -370,8 +371,8 @@ def _argv(request: Request, number: int, directory: str) -> list[str]:
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(request.script or "")
         os.chmod(path, 0o700)
-    # The login shell reads the script's name and runs it, as a child: a signal to the job ends this shell.
-    return ["/bin/bash", "-lc", '"$0"; exit "$?"', path]
+    # The shell reads the script's name and runs it, as a child: a signal to the job ends this shell.
+    return ["/bin/bash", "-lc" if is_login else "-c", '"$0"; exit "$?"', path]
 
 
 def _outputs(

@@ -43,6 +43,7 @@ SETTINGS: Mapping[str, Any] = {
     "is_scheduling": True,
     "end_delay_s": 0.0,
     "unseen_s": 0.0,
+    "login_shell": False,
 }
 INDEX = "^array_index^"
 
@@ -53,7 +54,8 @@ class FakePbs(FakeCluster):
     Of its `SETTINGS`: ``server`` is up, down or hung; ``node`` is up, or down, so that its jobs cannot be deleted;
     ``lost_replies`` of the next submissions are made and never acknowledged; ``max_jobs`` is how many a user may have,
     or None; without ``acl_roots`` root may run none; for ``unseen_s`` seconds after its submission a job is not shown,
-    as where a site answers questions from what it has kept of earlier answers.
+    as where a site answers questions from what it has kept of earlier answers; with ``login_shell`` jobs start in one,
+    as PBS starts them: not at first, for what stands in the startup files of whoever runs this may take a minute.
     """
 
     delete_signals: ClassVar[tuple[tuple[int, float], ...]] = ((signal.SIGTERM, 10.0),)
