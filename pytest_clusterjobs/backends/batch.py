@@ -65,15 +65,11 @@ while :; do
   wait "$cj_child" && cj_code=0 || cj_code=$?
   kill -0 "$cj_child" 2>/dev/null || break
 done
-# A signal may have ended that wait just before the child itself ended: its own code is still to be had, unless bash 5.2
-# has lost it. It takes the child for running then, and would wait for whatever else runs.
-[ "$cj_code" -le 128 ] || case $'\\n'"$(jobs -rp)"$'\\n' in
-  *$'\\n'"$cj_child"$'\\n'*) ;;
-  *)
-    wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
-    case "$cj_late" in 127 | -1) ;; *) cj_code=$cj_late ;; esac
-    ;;
-esac
+# A signal may have ended that wait just before the child itself ended: its own code is still to be had.
+[ "$cj_code" -le 128 ] || {
+  wait "$cj_child" 2>/dev/null && cj_late=0 || cj_late=$?
+  case "$cj_late" in 127 | -1) ;; *) cj_code=$cj_late ;; esac  # -1: bash 5.2 has lost it, as it had just reaped it
+}
 cj_child="""
 
 # LSF gives a job ten minutes from its run limit's signal on (bsub(1), -W). Whoever ignores SIGTERM would take them.
