@@ -60,6 +60,7 @@ class Execution:
         backends = known.plan.backends if known is not None and xdist.is_worker(item.config) else ()
         with ExitStack() as stack:
             for place in sorted(self._session.serial.intersection(backends)):
+                # Until the test of another worker has ended, which its own limits see to; a dead worker holds no lock.
                 stack.enter_context(self._session.run.store.locked(f"serial-{place}", wait_s=math.inf))
             return (yield)
 

@@ -26,6 +26,7 @@ class Matrix:
             source = session.values.sources["matrix"]
             raise pytest.UsageError(f"{source}: it is written where tests are only collected; add --collect-only")
         self._path = session.values.matrix
+        self._count = 0
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Write a step for each test that would be submitted, and the place where."""
@@ -34,12 +35,19 @@ class Matrix:
             for item in session.items
             if (known := item.stash.get(ITEM, None)) is not None and known.plan.backends
         ]
+        self._count = len(steps)
         try:
             with open(self._path, "w", encoding="utf-8") as file:
                 json.dump({"include": steps}, file)
                 file.write("\n")
         except OSError as error:
             raise pytest.UsageError(f"--cluster-matrix: cannot write {self._path}: {error.strerror}") from None
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was written; nothing to run is seldom what was meant."""
+        missing = "" if self._count else "; name places with --cluster, and select tests that may run there"
+        steps = f"{self._count} step{'s' if self._count != 1 else ''}"
+        terminalreporter.write_line(f"clusterjobs: a matrix of {steps}: {self._path}{missing}")
 
 
 def id_on_one(item: pytest.Item) -> str:

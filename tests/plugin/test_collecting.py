@@ -247,6 +247,7 @@ class TestMatrix:
     def steps(self, project: pytest.Pytester, *options: str) -> list[tuple[str, str]]:
         result = project.runpytest_inprocess("--collect-only", "--cluster-matrix=out.json", *options)
         assert result.ret == pytest.ExitCode.OK
+        result.stdout.fnmatch_lines(["clusterjobs: a matrix of * steps: */out.json"])
         steps = json.loads((project.path / "out.json").read_text())["include"]
         return [(step["cluster"], step["test"]) for step in steps]
 
@@ -285,6 +286,11 @@ class TestMatrix:
         for place, test in steps:
             backends.runpytest_inprocess(f"--cluster={place}", test).assert_outcomes(passed=1)
         assert ("local", "test_each_step_runs_one_test.py::test_pinned") in self.steps(backends, "-m", "real_world")
+
+    def test_one_of_nothing_says_what_to_write(self, suite: pytest.Pytester) -> None:
+        result = suite.runpytest_inprocess("--collect-only", "--cluster-matrix=out.json", "-k", "test_marked")
+        result.stdout.fnmatch_lines(["clusterjobs: a matrix of 0 steps: */out.json; name places with --cluster, *"])
+        assert json.loads((suite.path / "out.json").read_text()) == {"include": []}
 
     def test_it_is_for_collecting_only(self, suite: pytest.Pytester) -> None:
         result = suite.runpytest_inprocess("--cluster=local", "--cluster-matrix=out.json")
